@@ -1,0 +1,1 @@
+"""layoutdsl: declarative layout transformations, from quantized checkpoints to what Ascend NPU kernels want."""

@@ -1,0 +1,220 @@
+"""Calls against contracts: a row of argument types is unified with the operands of a call, letter by letter, and compared as types.
+
+Layout rows are proved; limit rows become conditions of use. A kernel without a contract may be called: that is reported, not refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from layoutdsl.compiler.emit import test_expr
+from layoutdsl.compiler.evaluate import DtypeName, truth
+from layoutdsl.compiler.scope import SYMBOLIC, Context
+from layoutdsl.compiler.types import tensor_type
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Source, Span
+from layoutdsl.ir.layout import TensorType, difference, is_one, type_text
+from layoutdsl.ir.program import Limit
+from layoutdsl.ir.symbolic import Facts, Size
+from layoutdsl.kernels import CONTRACTS, Contract, LimitRow, Row
+from layoutdsl.syntax.expressions import parse_expression, parse_type
+from layoutdsl.syntax.tree import Binary, Constant, Entry, Expr, Name, TypeText
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An argument as the call gives it: a tensor's type, or an integer."""
+
+    type: TensorType | None
+    integer: int | Size | None
+    span: Span
+
+
+@lru_cache(maxsize=None)
+def _row_type(text: str) -> TypeText:
+    source = Source("contract", text)
+    return parse_type(Span(source, 0, len(text)))
+
+
+@lru_cache(maxsize=None)
+def _row_test(text: str) -> Expr:
+    source = Source("contract", text)
+    return parse_expression(Span(source, 0, len(text)))
+
+
+@dataclass(slots=True, eq=False)
+class RowContext(Context):
+    """A row's letters as the axes that the operands bound them to."""
+
+    integers: dict[str, int | Size] = field(default_factory=dict)
+    x_dtype: str = ""
+
+    def lookup(self, name: str, span: Span) -> Any:
+        if name in self.integers:
+            return self.integers[name]
+        if name == "x_dtype":
+            return DtypeName(self.x_dtype)
+        if len(name) <= 2 and name.lower() in self.axes:
+            size = self.space.extents[self.axes[name.lower()]]
+            return size.constant if size.constant is not None else size
+        return super().lookup(name, span)
+
+
+class Mismatch(Exception):
+    """An operand does not fit a row: which, what was expected, and why."""
+
+    def __init__(self, argument: str, expected: str, reason: str) -> None:
+        super().__init__(reason)
+        self.argument, self.expected, self.reason = argument, expected, reason
+
+
+def check_call(name: str, span: Span, operands: Mapping[str, Operand], context: Context, x_dtype: str) -> tuple[list[Diagnostic], list[Limit]]:
+    """Problems and conditions of use of one call. operands by argument name; ``x_dtype``: dtype of the 16-bit activation."""
+    contract = CONTRACTS[name]
+    device = context.world.config.get("device")
+    rows = [row for row in contract.rows if device in row.devices and _speaks_of(row, operands)]
+    if not rows:
+        return [Diagnostic(code="contract-device", message=f"`{name}` has no contract row for device {device}", span=span, severity="warning")], []
+    failures: list[tuple[int, Row, Mismatch]] = []
+    for row in rows:
+        matcher = _Matcher(row, operands, context, x_dtype)
+        try:
+            return [], matcher.match(contract, span)
+        except Mismatch as mismatch:
+            failures.append((matcher.matched, row, mismatch))
+    _, row, mismatch = max(failures, key=lambda failure: failure[0])
+    return [_refusal(name, row, mismatch, operands, context, span)], []
+
+
+def _speaks_of(row: Row, operands: Mapping[str, Operand]) -> bool:
+    return any(name in row.arguments for name, operand in operands.items() if operand.type is not None)
+
+
+def _refusal(name: str, row: Row, mismatch: Mismatch, operands: Mapping[str, Operand], context: Context, span: Span) -> Diagnostic:
+    operand = operands.get(mismatch.argument)
+    short = name.rpartition(":")[2]
+    notes = [f"by the contract row `{row.name}` ({row.source})"]
+    if operand is None or operand.type is None:
+        return Diagnostic(code="contract-layout", message=f"`{short}` needs `{mismatch.argument}`: {mismatch.reason}", span=span, notes=tuple(notes))
+    found = type_text(context.space, operand.type)
+    message = f"`{short}` wants `{mismatch.argument}` as `{mismatch.expected}`, the pipeline gives `{found}`"
+    return Diagnostic(code="contract-layout", message=message, span=operand.span, label=mismatch.reason, notes=(mismatch.reason, *notes))
+
+
+class _Matcher:
+    """Unifies one row with one call. ``matched`` counts the arguments that fitted, to find the row that was meant."""
+
+    def __init__(self, row: Row, operands: Mapping[str, Operand], context: Context, x_dtype: str) -> None:
+        self.row, self.operands, self.context, self.x_dtype = row, operands, context, x_dtype
+        self.letters: dict[str, str] = {}
+        self.integers: dict[str, int | Size] = {}
+        self.matched = 0
+
+    def match(self, contract: Contract, span: Span) -> list[Limit]:
+        for argument in self.row.required:
+            if argument not in self.operands:
+                raise Mismatch(argument, "", "this row cannot do without it")
+        texts = {name: _row_type(text) for name, text in self.row.arguments.items() if name in self.operands and self.operands[name].type is not None}
+        for name, text in texts.items():
+            self._bind_letters(name, text)
+        self._bind_integers(texts)
+        for name, text in texts.items():
+            self._compare(name, text)
+            self.matched += 1
+        return [self._limit(contract.op, limit, span) for limit in self.row.limits]
+
+    def _bind_letters(self, name: str, text: TypeText) -> None:
+        kind = self._operand(name)
+        dims = text.layout.dims if text.layout else text.logical
+        found = [dim for dim in kind.dims]
+        if len(found) != len(dims):
+            raise Mismatch(name, text.span.text, f"it has {len(found)} dims, not {len(dims)}")
+        for entry, dim in zip(dims, found):
+            letter = _letter(entry)
+            if letter is not None and len(dim) == 1:
+                if self.letters.setdefault(letter, dim[0].axis) != dim[0].axis:
+                    raise Mismatch(name, text.span.text, f"`{letter}` is another axis in an earlier argument")
+
+    def _bind_integers(self, texts: Mapping[str, TypeText]) -> None:
+        for letter, argument in self.row.integers.items():
+            operand = self.operands.get(argument)
+            if operand is not None and operand.integer is not None:
+                self.integers[letter] = operand.integer
+            elif argument == "from the scale":
+                self._bind_from_types(letter, texts)
+            else:
+                self.integers[letter] = self._row_context().space.extents.get(self.letters.get("k", ""), Size.of(1))
+
+    def _bind_from_types(self, letter: str, texts: Mapping[str, TypeText]) -> None:
+        for name, text in texts.items():
+            entries = text.layout.dims if text.layout else text.logical
+            for entry, dim in zip(entries, self._operand(name).dims):
+                if isinstance(entry, Binary) and entry.op == "//" and isinstance(entry.right, Name) and entry.right.id == letter and len(dim) == 1:
+                    self.integers[letter] = dim[0].div
+
+    def _operand(self, name: str) -> TensorType:
+        kind = self.operands[name].type
+        assert kind is not None
+        if name in self.row.listed:
+            if kind.listed is None:
+                raise Mismatch(name, self.row.arguments[name], "this row takes one tensor per expert, it is one tensor")
+            return replace(kind, listed=None)
+        if kind.listed is not None:
+            raise Mismatch(name, self.row.arguments[name], "it is a list of tensors, not one")
+        return kind
+
+    def _row_context(self) -> RowContext:
+        context = RowContext(self.context.world, self.context.member, self.context.facts)
+        context._axes, context._space = dict(self.letters), self.context.space
+        context.integers, context.x_dtype = self.integers, self.x_dtype
+        return context
+
+    def _compare(self, name: str, text: TypeText) -> None:
+        kind = self._operand(name)
+        try:
+            expected = tensor_type(text, self._row_context())
+        except DiagnosticError as error:
+            raise Mismatch(name, text.span.text, error.diagnostics[0].message) from None
+        expected = replace(expected, view=kind.view, initialised=kind.initialised)
+        if not kind.initialised:
+            raise Mismatch(name, text.span.text, "it is not in the checkpoint here and has no `init`")
+        reason = difference(self.context.space, kind, expected)
+        if reason is not None or len([d for d in kind.dims if not d or is_one(self.context.space, d[0])]) != len(
+            [d for d in expected.dims if not d or is_one(self.context.space, d[0])]
+        ):
+            raise Mismatch(name, type_text(self.context.space, expected), reason or "the rank differs")
+
+    def _limit(self, kernel: str, limit: LimitRow, span: Span) -> Limit:
+        expr, context = _row_test(limit.test), self._row_context()
+        text = limit.test
+        return Limit(limit.slug, text, test_expr(expr, context), kernel, f"{self.row.name}; {self.row.source}", span)
+
+
+def broken_by_defaults(limit: Limit, context: Context) -> bool:
+    """Does the spec's own default configuration break a condition of use, whatever the sizes?"""
+    defaults: dict[str, Any] = {}
+    for name, setting in context.world.settings.items():
+        default = context.arm(setting.default) if setting.default is not None else None
+        value = getattr(default, "value", default)
+        if isinstance(value, int) and not isinstance(value, bool):
+            defaults[name] = value
+    from layoutdsl.plan.sizes import evaluate, names_in
+
+    if not names_in(limit.test) <= defaults.keys() or not names_in(limit.test):
+        return False
+    return not evaluate(limit.test, defaults)
+
+
+def _letter(entry: Entry) -> str | None:
+    match entry:
+        case Name(name):
+            return name
+        case Binary("//" | "%", left):
+            return _letter(left)
+        case Constant():
+            return None
+    return None
+
+

@@ -1,0 +1,293 @@
+"""The two ways through the compiler: ``validate`` proves a spec in every reachable world, ``compile_document`` makes the plan of one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from layoutdsl.compiler.config import Setting, check_declarations, resolve, settings_of
+from layoutdsl.compiler.elaborate import Elaboration, Silenced, elaborate, outputs_of
+from layoutdsl.compiler.emit import emit, test_expr
+from layoutdsl.compiler.evaluate import Undecided
+from layoutdsl.compiler.forward import Forward, elaborate_forward
+from layoutdsl.compiler.liveness import check_liveness
+from layoutdsl.compiler.loaders import loader_attributes
+from layoutdsl.compiler.math import Math
+from layoutdsl.compiler.names import check_names
+from layoutdsl.compiler.scope import Context, World
+from layoutdsl.compiler.types import native_type
+from layoutdsl.compiler.worlds import check_facets, conditions_of, decide, enumerate_worlds, fork, sizes_used
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
+from layoutdsl.ir.layout import TensorType
+from layoutdsl.ir.program import Compute, Constant, Instruction, Output, Program, Value
+from layoutdsl.ir.symbolic import Size
+from layoutdsl.plan.model import Plan
+from layoutdsl.syntax.document import Document, NoValue, ValueDecl
+from layoutdsl.syntax.tree import Binary, Rule
+
+__all__ = ["Compiled", "World", "compile_document", "validate", "worlds"]
+
+
+@dataclass(slots=True)
+class Compiled:
+    """One world, elaborated: the state after the last step, and the forward."""
+
+    state: Elaboration
+    forward: Forward
+
+
+def worlds(document: Document) -> Iterator[Compiled]:
+    """Every reachable world, elaborated. Raises DiagnosticError for problems that stop the enumeration."""
+    settings = _settings(document)
+    enumeration = enumerate_worlds(document, settings)
+    if enumeration.problems:
+        raise DiagnosticError(*_distinct(enumeration.problems))
+    pending = list(reversed(enumeration.worlds))
+    while pending:
+        world = pending.pop()
+        try:
+            yield _compiled(world)
+        except Undecided as undecided:
+            pending += reversed(fork(world, undecided.name))
+
+
+def _settings(document: Document) -> dict[str, Setting]:
+    problems = [*check_declarations(document), *check_facets(document), *check_names(document)]
+    if problems:
+        raise DiagnosticError(*_distinct(problems))
+    return settings_of(document)
+
+
+def _compiled(world: World) -> Compiled:
+    state = elaborate(world)
+    _check_values(state)
+    forward = elaborate_forward(state)
+    return Compiled(state, forward)
+
+
+def validate(document: Document) -> list[Diagnostic]:
+    """Everything that is wrong with a spec in any reachable configuration, each finding once, in the order of the file."""
+    found: list[Diagnostic] = []
+    accepted: dict[str, Span] = {}
+    used: set[str] = set()
+    try:
+        for compiled in worlds(document):
+            accepted |= compiled.state.accepted
+            for problem in _problems(compiled):
+                if problem.code in compiled.state.accepted:
+                    used.add(problem.code)
+                else:
+                    found.append(problem)
+    except DiagnosticError as error:
+        return _distinct([*found, *error.diagnostics])
+    found += [
+        Diagnostic(code="accept-unused", message=f"nothing here is refused with `{code}`", span=span, helps=("drop the `accept`",))
+        for code, span in accepted.items()
+        if code not in used
+    ]
+    return _distinct(found)
+
+
+def _problems(compiled: Compiled) -> list[Diagnostic]:
+    problems = [*compiled.state.problems, *compiled.forward.problems]
+    return problems if problems else check_liveness(compiled.state)
+
+
+def _distinct(problems: list[Diagnostic]) -> list[Diagnostic]:
+    """One finding per place and rule: a spec that is wrong in ten configurations is wrong once."""
+    seen: dict[Any, Diagnostic] = {}
+    for problem in problems:
+        key = (problem.code, problem.span.start if problem.span else problem.where, problem.message if problem.span is None else "")
+        seen.setdefault(key, problem)
+    return sorted(seen.values(), key=lambda p: (p.span.start if p.span else -1, p.code))
+
+
+# --- value and invariants -----------------------------------------------------------------------------------------------------------------------------------
+
+
+class _Stored:
+    """Reads of ``value`` and ``invariants``: parameters as stored, and the named results above."""
+
+    def __init__(self, state: Elaboration) -> None:
+        self.state = state
+        self.results: dict[str, Value] = {}
+
+    def read(self, name: str, span: Span) -> Value:
+        if name in self.results:
+            return self.results[name]
+        if name in self.state.parameters:
+            return self.state.parameters[name].value
+        return self.state._absent(name, span)  # type: ignore[no-any-return]
+
+    def is_tensor(self, name: str) -> bool:
+        return name in self.results or name in self.state.parameters
+
+
+def _check_values(state: Elaboration) -> None:
+    document, stored = state.world.document, _Stored(state)
+    declarations = () if isinstance(document.value, NoValue) else document.value
+    for decl in declarations:
+        for context in _contexts(state, decl.target.name):
+            state.guarded(decl.span, lambda decl=decl, context=context: _check_value(decl, context, stored))  # type: ignore[misc]
+    for rule in document.invariants:
+        for context in state.contexts.values():
+            state.guarded(rule.span, lambda rule=rule, context=context: _check_invariant(rule, context, stored))  # type: ignore[misc]
+
+
+def _contexts(state: Elaboration, name: str) -> list[Context]:
+    everything = list(state.contexts.values())
+    return everything if "<" in name else everything[:1]
+
+
+def _check_value(decl: ValueDecl, context: Context, stored: _Stored) -> None:
+    body = context.arm(decl.body)
+    if body is None:
+        return
+    dims = context.dims(decl.target.entries or ())
+    loops = tuple(digit for dim in dims for digit in dim)
+    Math(context, stored, loops, real=True).typed(body)
+    name = context.member.expand(decl.target.name)
+    stored.results[name] = Value(-1, name, native_type("float64", dims), decl.span)
+
+
+def _check_invariant(rule: Rule, context: Context, stored: _Stored) -> None:
+    from layoutdsl.compiler.evaluate import fail
+
+    if not context.holds(rule.condition):
+        return
+    match rule.expr:
+        case Binary("==", left, right):
+            from layoutdsl.syntax.tree import Index
+
+            if not isinstance(left, Index):
+                fail("invariant-form", left.span, "the left side of an invariant is one stored tensor, read with its indices")
+            loops = tuple(digit for entry in left.entries if (digit := context.digit(entry)) is not None)
+            for side in (left, right):
+                Math(context, stored, loops, real=True).typed(side)
+        case _:
+            fail("invariant-form", rule.expr.span, "an invariant is an equation", helps=("write `left[...] == right`",))
+
+
+# --- one configuration ----------------------------------------------------------------------------------------------------------------------------------------
+
+
+def compile_document(document: Document, given: Mapping[str, Any]) -> Plan:
+    """The plan of one configuration.
+
+    given: config values by name; what is missing takes the spec's default. Raises: DiagnosticError.
+    """
+    compiled = elaborate_one(document, given)
+    problems = [p for p in (*compiled.state.problems, *compiled.forward.problems) if p.severity == "error" and p.code not in compiled.state.accepted]
+    if problems:
+        raise DiagnosticError(*_distinct(problems))
+    program = program_of(compiled)
+    loaders = {name: loader_attributes(parameter, document.layer.value, compiled.state) for name, parameter in compiled.state.parameters.items()}
+    world = compiled.state.world
+    config = {name: value for name, value in world.config.items() if name in world.used}
+    return emit(program, document.scheme.value, document.layer.value, document.source.text, config, loaders)
+
+
+def elaborate_one(document: Document, given: Mapping[str, Any]) -> Compiled:
+    """Elaborate one configuration; names that are not given take their defaults."""
+    settings = _settings(document)
+    world = World(document, settings, dict(resolve(settings, given)), {}, concrete=True)
+    _fill_defaults(world)
+    if not decide(world):
+        raise DiagnosticError(_unreachable(world))
+    return _compiled(world)
+
+
+def _fill_defaults(world: World) -> None:
+    """Plain defaults first; a default that depends on cases is taken once those cases are decided."""
+    from layoutdsl.syntax.document import CaseMap
+
+    cased = {}
+    for name, setting in world.settings.items():
+        if name in world.config:
+            continue
+        if isinstance(setting.default, CaseMap):
+            cased[name] = setting
+        elif setting.default is None and not setting.optional:
+            message = f"`{name}` has no default here"
+            helps = (f"one of: {', '.join(map(str, setting.values))}",) if setting.values else ()
+            raise DiagnosticError(Diagnostic(code="config-missing", message=message, where=name, helps=helps))
+        else:
+            world.config[name] = None if setting.default in setting.none and not isinstance(setting.default, bool) else setting.default
+    for name, setting in cased.items():
+        world.config[name] = _cased_default(world, name, setting)
+
+
+def _cased_default(world: World, name: str, setting: Setting) -> Any:
+    from layoutdsl.compiler.evaluate import truth
+    from layoutdsl.compiler.scope import members_of
+    from layoutdsl.compiler.worlds import _decide_facet
+    from layoutdsl.ir.symbolic import Facts
+
+    context = Context(world, members_of(world.document)[0], Facts())
+    for facet in world.document.variants:
+        try:
+            _decide_facet(world, facet, context)
+        except Undecided:
+            break
+    for arm in setting.default.arms:
+        if truth(arm.condition, context):
+            value = arm.value.value
+            return None if value in setting.none and not isinstance(value, bool) else value
+    raise DiagnosticError(Diagnostic(code="config-missing", message=f"`{name}` has no default here", where=name))
+
+
+def _unreachable(world: World) -> Diagnostic:
+    from layoutdsl.compiler.scope import members_of
+    from layoutdsl.compiler.worlds import _Collected, _learn
+    from layoutdsl.ir.symbolic import Facts
+
+    for member in members_of(world.document):
+        context = Context(world, member, Facts())
+        for rule in world.document.require:
+            if context.holds(rule.condition) and not _learn(rule, rule.expr, context, _Collected()):
+                when = f" when {rule.condition.span.text}" if rule.condition else ""
+                shown = ", ".join(sorted({f"{n} = {world.config[n]}" for n in world.used if n in rule.span.text}))
+                message = f"this configuration breaks `{rule.expr.span.text}`{when}"
+                return Diagnostic(code="requirement-failed", message=message, span=rule.span, notes=(shown,) if shown else ())
+    raise AssertionError("a requirement failed, but none does")
+
+
+def program_of(compiled: Compiled) -> Program:
+    """The typed program of one configuration, with only what its results need."""
+    state, forward = compiled.state, compiled.forward
+    outputs, code = outputs_of(state), list(state.code)
+    for name, binding in state.bindings.items():
+        if isinstance(binding.value, Constant):
+            outputs.append(_constant_output(name, binding.value, binding.kind, code, state, binding.span))
+    axes = {axis: extent for context in state.contexts.values() for axis, extent in context.space.extents.items()}
+    used = {digit.axis for kind in _types(state, code) for dim in (*kind.dims, kind.lanes, kind.logical) for digit in dim}
+    axes = {axis: extent for axis, extent in axes.items() if axis in used}
+    return Program(
+        sizes=sizes_used(state.world, axes.values()),
+        axes=axes,
+        parameters=list(state.parameters.values()),
+        code=code,
+        outputs=outputs,
+        require=conditions_of(state.world, test_expr),
+        limits=forward.limits,
+        forward=forward.calls,
+        shared={},
+    )
+
+
+def _types(state: Elaboration, code: list[Instruction]) -> Iterator[TensorType]:
+    yield from (parameter.value.type for parameter in state.parameters.values())
+    yield from (instruction.result.type for instruction in code)
+
+
+def _constant_output(name: str, constant: Constant, kind: str, code: list[Instruction], state: Elaboration, span: Span) -> Output:
+    dtypes: dict[type, str] = {bool: "bool", int: "int64", float: "float64"}
+    dtype = dtypes.get(type(constant.value))
+    if dtype is None:
+        raise DiagnosticError(Diagnostic(code="not-a-tensor", message=f"`{name}` is neither a number nor a condition", span=span))
+    result = state.value(name, native_type(dtype, ()), span)
+    code.append(Compute(result, ("const", dtype, constant.value), span))
+    return Output(name, result, kind)
+
+

@@ -1,0 +1,196 @@
+"""A typed program as a plan: sizes become nested tuples, values get their ids, places become step texts."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from layoutdsl.compiler.evaluate import evaluate
+from layoutdsl.compiler.scope import Context
+from layoutdsl.diagnostics import Span
+from layoutdsl.ir import layout, program
+from layoutdsl.ir.symbolic import Floor, Monomial, Size, fraction_of
+from layoutdsl.plan import model
+from layoutdsl.plan.sizes import SizeExpr
+from layoutdsl.syntax.tree import Binary, Call, Expr, Items, Unary
+
+
+def size_expr(size: Size) -> SizeExpr:
+    """A Size as a plan's size expression."""
+    numerator, denominator = fraction_of(size)
+    top = _sum(numerator)
+    return top if denominator == 1 else ("/", top, _sum(denominator))
+
+
+def _sum(size: Size) -> SizeExpr:
+    terms = [_product(monomial, int(coefficient)) for monomial, coefficient in size.terms]
+    if not terms:
+        return 0
+    return terms[0] if len(terms) == 1 else ("+", *terms)
+
+
+def _product(monomial: Monomial, coefficient: int) -> SizeExpr:
+    factors: list[SizeExpr] = [] if coefficient == 1 and monomial else [coefficient]
+    for atom, power in monomial:
+        factors += [_atom(atom)] * power
+    return factors[0] if len(factors) == 1 else ("*", *factors)
+
+
+def _atom(atom: str | Floor) -> SizeExpr:
+    if isinstance(atom, str):
+        if atom.startswith("near_square("):
+            return ("near_square", atom[len("near_square(") : -1])
+        return atom
+    numerator, denominator = fraction_of(atom.argument)
+    return ("//", _sum(numerator), _sum(denominator))
+
+
+def test_expr(expr: Expr, context: Context) -> SizeExpr:
+    """A predicate over sizes as a size expression that is 1 where it holds."""
+    match expr:
+        case Binary("in", left, Items(items)):
+            return ("or", *(("==", test_expr(left, context), test_expr(item, context)) for item in items))
+        case Binary(op, left, right):
+            return (op, test_expr(left, context), test_expr(right, context))
+        case Unary("not", operand):
+            return ("not", test_expr(operand, context))
+        case Call("cdiv", arguments=arguments):
+            return ("cdiv", *(test_expr(argument.value, context) for argument in arguments))
+    value = evaluate(expr, context)
+    if isinstance(value, Size):
+        return size_expr(value)
+    return int(value)
+
+
+# --- types and instructions -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _digit(digit: layout.Digit) -> model.Digit:
+    return model.Digit(digit.axis, size_expr(digit.div), size_expr(digit.ext))
+
+
+def plan_type(kind: layout.TensorType) -> model.TensorType:
+    """A symbolic type as the plan's: complete, without what only proofs need."""
+    return model.TensorType(
+        element=kind.element.name,
+        excess=kind.element.excess,
+        storage=kind.storage,
+        extension=kind.extension or "",
+        dims=tuple(tuple(map(_digit, dim)) for dim in kind.dims),
+        lanes=tuple(map(_digit, kind.lanes)),
+        order=kind.order,
+        format=kind.format,
+        pads=tuple(model.Pad(pad.axis, size_expr(pad.capacity), pad.fill) for pad in kind.pads),
+        listed=kind.listed or "",
+    )
+
+
+class _Emitter:
+    """Numbers values in order of definition."""
+
+    def __init__(self) -> None:
+        self.ids: dict[int, str] = {}
+
+    def define(self, value: program.Value) -> str:
+        return self.ids.setdefault(value.number, f"v{len(self.ids)}")
+
+    def use(self, value: program.Value) -> str:
+        return self.ids[value.number]
+
+    def instruction(self, instruction: program.Instruction) -> model.Instruction:
+        step = step_text(instruction.span)
+        kind = plan_type(instruction.result.type)
+        match instruction:
+            case program.Move(result, of, alias):
+                source = self.use(of)
+                return model.Move(self.define(result), source, kind, alias, step)
+            case program.Compute(result, expr):
+                tree = self.expr(expr)
+                return model.Compute(self.define(result), kind, tree, step)
+            case program.Opaque(result, of, function, arguments):
+                source = self.use(of)
+                return model.Opaque(self.define(result), function, source, kind, arguments, step)
+
+    def expr(self, node: Any) -> Any:
+        match node:
+            case ("at", value, picks):
+                return ("at", self.use(value), tuple((axis, self.index(index)) for axis, index in picks))
+            case ("const", dtype, value):
+                return ("const", dtype, value)
+            case ("sum", loops, order, body):
+                return ("sum", tuple(map(_digit, loops)), tuple((axis, size_expr(div)) for axis, div in order), self.expr(body))
+            case (("cast" | "bits" | "rint" | "trunc") as name, dtype, operand):
+                return (name, dtype, self.expr(operand))
+            case (name, *operands):
+                return (name, *map(self.expr, operands))
+        raise AssertionError(node)
+
+    def index(self, node: Any) -> Any:
+        match node:
+            case Size():
+                return size_expr(node)
+            case ("loop", axis, div, _):
+                return ("loop", axis, size_expr(div))
+            case (name, *operands):
+                return (name, *map(self.index, operands))
+        raise AssertionError(node)
+
+
+def step_text(span: Span) -> str:
+    """One line of the spec's text."""
+    return " ".join(span.text.split())[:160]
+
+
+def emit(
+    source: program.Program, scheme: str, layer: str, text: str, config: dict[str, Any], loaders: dict[str, tuple[tuple[str, int | str], ...]]
+) -> model.Plan:
+    """The plan of a typed program. config: the decided names; loaders: loader attributes by parameter."""
+    emitter = _Emitter()
+    inputs = tuple(
+        model.Input(emitter.define(p.value), p.value.name, plan_type(p.value.type), p.default, loaders[p.value.name])  # type: ignore[arg-type]
+        for p in source.parameters
+    )
+    code = tuple(emitter.instruction(instruction) for instruction in source.code)
+    summed = _summed(source)
+    return model.Plan(
+        scheme=scheme,
+        layer=layer,
+        spec_hash="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
+        config=tuple(sorted(config.items())),
+        sizes=source.sizes,
+        axes=tuple((axis, size_expr(extent)) for axis, extent in source.axes.items()),
+        require=tuple(model.Condition(condition.text, condition.test) for condition in source.require),
+        limits=tuple(model.Limit(limit.text, limit.test, limit.kernel, limit.source) for limit in source.limits),
+        inputs=inputs,
+        code=code,
+        outputs=tuple(
+            model.Output(output.name, emitter.use(output.value), output.kind, "sum" if output.value.number in summed else "exact", "")  # type: ignore[arg-type]
+            for output in source.outputs
+        ),
+        forward="external" if source.forward is None else tuple(source.forward),
+    )
+
+
+def _summed(source: program.Program) -> set[int]:
+    """Values whose bits a float sum decides."""
+    found: set[int] = set()
+    for instruction in source.code:
+        operands = [instruction.of] if not isinstance(instruction, program.Compute) else list(_reads(instruction.expr))
+        own = isinstance(instruction, program.Compute) and _has_float_sum(instruction.expr, instruction.result.type.element.name)
+        if own or any(value.number in found for value in operands):
+            found.add(instruction.result.number)
+    return found
+
+
+def _reads(node: Any) -> Any:
+    if isinstance(node, program.Value):
+        yield node
+    elif isinstance(node, tuple):
+        for part in node:
+            yield from _reads(part)
+
+
+def _has_float_sum(node: Any, element: str) -> bool:
+    if not isinstance(node, tuple) or not node:
+        return False
+    return (node[0] == "sum" and element.startswith(("float", "bfloat"))) or any(_has_float_sum(part, element) for part in node[1:])

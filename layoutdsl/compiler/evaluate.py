@@ -1,0 +1,190 @@
+"""Values of expressions over config, cases, extents and sizes: predicates, ``let``, axis extents, divisors.
+
+Integers may be symbolic (:class:`Size`); everything else is decided, or :class:`Undecided` asks the driver to try each of a name's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isqrt
+from typing import Any, NoReturn, Protocol
+
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
+from layoutdsl.ir.symbolic import Facts, Proved, Refuted, Size
+from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Index, Inline, Items, Name, Sum, Unary
+
+
+class Undecided(Exception):
+    """A name of finite domain was asked for that the current world leaves open."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class DtypeName(str):
+    """A dtype as a value of an expression; a plain str is text from config."""
+
+
+class Scope(Protocol):
+    """What evaluation needs: names and facts."""
+
+    facts: Facts
+
+    def lookup(self, name: str, span: Span) -> Any: ...
+
+
+def fail(code: str, span: Span | None, message: str, *, notes: tuple[str, ...] = (), helps: tuple[str, ...] = (), label: str = "") -> NoReturn:
+    """Raise a one-diagnostic error."""
+    raise DiagnosticError(Diagnostic(code=code, message=message, span=span, notes=notes, helps=helps, label=label))
+
+
+def evaluate(expr: Expr, scope: Scope) -> Any:
+    """The value of an expression: int, Size, bool, str, DtypeName, None or a list. Raises DiagnosticError, Undecided."""
+    match expr:
+        case Constant(value):
+            return value
+        case Name(name, span):
+            return scope.lookup(name, span)
+        case Items(items):
+            return [evaluate(item, scope) for item in items]
+        case Conditional(condition, then, otherwise):
+            return evaluate(then if truth(condition, scope) else otherwise, scope)
+        case Unary("not", operand):
+            return not truth(operand, scope)
+        case Unary(_, operand, span):
+            return 0 - integer(operand, scope)
+        case Binary("and", left, right):
+            return truth(left, scope) and truth(right, scope)
+        case Binary("or", left, right):
+            return truth(left, scope) or truth(right, scope)
+        case Binary():
+            return _binary(expr, scope)
+        case Call(name, name_span):
+            return _call(expr, name, name_span, scope)
+        case Index(name, name_span):
+            fail("index-as-size", name_span, f"`{expr.span.text}` reads a tensor, which has no value here")
+        case Sum(span=span) | Inline(span=span):
+            fail("index-as-size", span, "this belongs into index math, not into a size or a condition")
+
+
+def truth(expr: Expr, scope: Scope) -> bool:
+    value = evaluate(expr, scope)
+    if not isinstance(value, bool):
+        fail("not-a-condition", expr.span, f"`{expr.span.text}` is {_kind(value)}, not a condition")
+    return value
+
+
+def integer(expr: Expr, scope: Scope) -> int | Size:
+    value = evaluate(expr, scope)
+    if isinstance(value, bool) or not isinstance(value, (int, Size)):
+        fail("not-an-integer", expr.span, f"`{expr.span.text}` is {_kind(value)}, not an integer")
+    return value
+
+
+def size_of(expr: Expr, scope: Scope) -> Size:
+    return Size.of(integer(expr, scope))
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "none"
+    kinds: dict[type, str] = {bool: "a condition", int: "an integer", Size: "an integer", DtypeName: "a dtype", str: "text", list: "a list"}
+    return kinds.get(type(value), "no value")
+
+
+def _binary(expr: Binary, scope: Scope) -> Any:
+    if expr.op == "in":
+        value, items = evaluate(expr.left, scope), evaluate(expr.right, scope)
+        return any(_equal(value, item, expr, scope) for item in items)
+    if expr.op in ("==", "!="):
+        equal = _equal(evaluate(expr.left, scope), evaluate(expr.right, scope), expr, scope)
+        return equal if expr.op == "==" else not equal
+    left, right = integer(expr.left, scope), integer(expr.right, scope)
+    if expr.op in ("<", "<=", ">", ">="):
+        return _ordered(expr, left, right, scope)
+    return arithmetic(expr, left, right, scope.facts)
+
+
+def arithmetic(expr: Binary, left: int | Size, right: int | Size, facts: Facts) -> int | Size:
+    """``+ - * // %`` on integers that may be symbolic."""
+    if expr.op == "/":
+        fail("inexact-division", expr.span, "`/` does not say how it rounds", helps=("write `//` or `cdiv(a, b)`",))
+    plain: dict[str, Callable[[Any, Any], Any]] = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+    if expr.op in plain:
+        return _tidy(plain[expr.op](left, right))
+    if expr.op not in ("//", "%"):
+        fail("size-operator", expr.span, f"`{expr.op}` is not an operator of sizes")
+    if right == 0:
+        fail("size-operator", expr.right.span, "division by zero")
+    try:
+        divide = facts.div if expr.op == "//" else facts.mod
+        return _tidy(divide(left, right))
+    except ValueError:
+        fail("divisor-not-a-product", expr.right.span, f"cannot reason about a division by `{expr.right.span.text}`", helps=("divide by a product of names and numbers",))
+
+
+def _tidy(value: int | Size) -> int | Size:
+    if isinstance(value, Size) and value.constant is not None:
+        return value.constant
+    return value
+
+
+def _equal(left: Any, right: Any, expr: Binary, scope: Scope) -> bool:
+    if not isinstance(left, Size) and not isinstance(right, Size):
+        if isinstance(left, str) and isinstance(right, str) and isinstance(left, DtypeName) != isinstance(right, DtypeName):
+            return str(left) == str(right)
+        return bool(left == right)
+    if left is None or right is None:
+        return False
+    if not isinstance(left, (int, Size)) or not isinstance(right, (int, Size)):
+        fail("not-comparable", expr.span, f"`{expr.left.span.text}` and `{expr.right.span.text}` are of different kinds")
+    verdict = scope.facts.equals(left, right)
+    if isinstance(verdict, Proved):
+        return True
+    if isinstance(scope.facts.at_least(left, Size.of(right) + 1), Proved) or isinstance(scope.facts.at_least(right, Size.of(left) + 1), Proved):
+        return False
+    _open_size(expr)
+
+
+def _ordered(expr: Binary, left: int | Size, right: int | Size, scope: Scope) -> bool:
+    if isinstance(left, int) and isinstance(right, int):
+        return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[expr.op]
+    low, high = (left, right) if expr.op in (">", ">=") else (right, left)
+    gap = 1 if expr.op in (">", "<") else 0
+    verdict = scope.facts.at_least(low, Size.of(high) + gap)
+    if isinstance(verdict, Proved):
+        return True
+    if isinstance(scope.facts.at_least(high, Size.of(low) + 1 - gap), Proved):
+        return False
+    _open_size(expr, verdict)
+
+
+def _open_size(expr: Expr, verdict: object = None) -> NoReturn:
+    notes = ()
+    if isinstance(verdict, Refuted) and verdict.sizes:
+        notes = (f"false for {', '.join(f'{name} = {value}' for name, value in verdict.sizes)}, true for others",)
+    fail("size-condition", expr.span, f"`{expr.span.text}` depends on the size of a layer, so one plan cannot serve all sizes", notes=notes)
+
+
+def _call(expr: Call, name: str, span: Span, scope: Scope) -> Any:
+    arguments = [argument.value for argument in expr.arguments]
+    if name == "cdiv" and len(arguments) == 2:
+        left, right = (integer(argument, scope) for argument in arguments)
+        try:
+            return _tidy(scope.facts.cdiv(left, right))
+        except ValueError:
+            fail("divisor-not-a-product", expr.span, f"cannot reason about a division by `{arguments[1].span.text}`")
+    if name == "last" and len(arguments) == 1:
+        return str(evaluate(arguments[0], scope)).rpartition(".")[2]
+    if name == "near_square" and len(arguments) == 1:
+        return _near_square(integer(arguments[0], scope), expr)
+    if name in ("cdiv", "last", "near_square"):
+        fail("argument-count", expr.span, f"`{name}` takes {2 if name == 'cdiv' else 1} argument(s), found {len(arguments)}")
+    fail("name-unknown", span, f"`{name}` is not a function of sizes", helps=("known: cdiv, last, near_square",))
+
+
+def _near_square(value: int | Size, expr: Call) -> int | Size:
+    if isinstance(value, int):
+        return next(divisor for divisor in range(isqrt(value), 0, -1) if value % divisor == 0)
+    return Size.of(f"near_square({value})")

@@ -1,0 +1,39 @@
+"""What is stored, read and kept: parameters that nothing uses, and parameters consumed but left on the layer."""
+
+from __future__ import annotations
+
+from layoutdsl.compiler.elaborate import Elaboration
+from layoutdsl.diagnostics import Diagnostic
+from layoutdsl.ir.program import Compute, Move, Opaque, Value
+
+
+def check_liveness(state: Elaboration) -> list[Diagnostic]:
+    """Findings about one world. ``consumed-kept`` is a warning, ``loaded-unused`` a note: what a consumer keeps is its own business."""
+    findings = []
+    read_by_math = {value.number for instruction in state.code if isinstance(instruction, Compute) for value in _reads(instruction.expr)}
+    moved = {instruction.of.number for instruction in state.code if isinstance(instruction, (Move, Opaque))}
+    forward_reads = {binding.value.number for binding in state.bindings.values() if binding.read and isinstance(binding.value, Value)}
+    for name, parameter in state.parameters.items():
+        binding = state.bindings.get(name)
+        if binding is None or binding.value is not parameter.value:
+            continue
+        number = parameter.value.number
+        if number in read_by_math and number not in moved and not _last_read_is_forward(state, name):
+            message = f"`{name}` is consumed by the steps and kept on the layer, where nothing reads it again"
+            findings.append(
+                Diagnostic(code="consumed-kept", severity="warning", message=message, span=parameter.value.span, helps=(f"add `delete: {name}` behind its last use",))
+            )
+        elif number not in read_by_math and number not in forward_reads:
+            message = f"`{name}` is loaded and kept, but no step and no kernel uses it"
+            findings.append(Diagnostic(code="loaded-unused", severity="note", message=message, span=parameter.value.span))
+    return findings
+
+
+def _last_read_is_forward(state: Elaboration, name: str) -> bool:
+    return name in state.forward_names
+
+
+def _reads(node: object) -> list[Value]:
+    if isinstance(node, Value):
+        return [node]
+    return [value for part in node for value in _reads(part)] if isinstance(node, tuple) else []

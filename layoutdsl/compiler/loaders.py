@@ -1,0 +1,51 @@
+"""What a weight loader needs to know of a parameter, derived from its digits.
+
+Source of the attributes: vLLM's weight loaders (facts: catalogue 2.2-2.4): ``output_dim``/``input_dim`` are the dims that tensor parallelism narrows, ``packed_dim`` and
+``packed_factor`` say that a fused shard's offset is divided, ``quant_method`` picks the MoE loader's branch for scales.
+"""
+
+from __future__ import annotations
+
+from layoutdsl.compiler.elaborate import Elaboration
+from layoutdsl.ir.layout import Digit, TensorType
+from layoutdsl.ir.program import Parameter
+from layoutdsl.ir.symbolic import Size
+
+OUTPUT = ("output_size",)
+INPUT = ("input_size",)
+
+
+def loader_attributes(parameter: Parameter, layer: str, state: Elaboration) -> tuple[tuple[str, int | str], ...]:
+    """The attributes as sorted pairs; a parameter with ``shard: none`` has none."""
+    kind = parameter.value.type
+    if not parameter.sharded:
+        return ()
+    extents = {axis: extent for context in state.contexts.values() for axis, extent in context.space.extents.items()}
+    if layer == "moe":
+        return tuple(sorted(_moe(kind, parameter.value.name, state).items()))
+    found: dict[str, int | str] = {}
+    for attribute, sizes in (("output_dim", OUTPUT), ("input_dim", INPUT)):
+        place = _top_dim(kind, sizes, extents)
+        if place is not None:
+            found[attribute] = place[0]
+            divisor = place[1].div.constant
+            if attribute == "output_dim" and divisor is not None and divisor > 1:
+                found |= {"packed_dim": place[0], "packed_factor": divisor}
+    return tuple(sorted(found.items()))
+
+
+def _top_dim(kind: TensorType, sizes: tuple[str, ...], extents: dict[str, Size]) -> tuple[int, Digit] | None:
+    """The dim whose leading digit is the top of an axis of that size."""
+    wanted = {Size.of(size) for size in sizes}
+    for i, dim in enumerate(kind.dims):
+        if dim and dim[0].top and not dim[0].unit and extents.get(dim[0].axis) in wanted:
+            return i, dim[0]
+    return None
+
+
+def _moe(kind: TensorType, name: str, state: Elaboration) -> dict[str, int | str]:
+    """``group`` where the scale is split along the reduced axis too, else ``channel``; the loader reads it for scales and offsets only."""
+    context = next((c for c in state.contexts.values() if state.named.get(name) == c.member.name), next(iter(state.contexts.values())))
+    reduced = context.axes.get("k")
+    grouped = any(digit.axis == reduced and digit.div != 1 and not digit.unit for dim in kind.dims for digit in dim)
+    return {"quant_method": "group" if grouped else "channel"}

@@ -1,0 +1,80 @@
+"""One namespace: every name of a spec means one thing, and none hides a word of the language."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from layoutdsl.compiler.config import SHARED
+from layoutdsl.compiler.scope import ALL_SIZES
+from layoutdsl.diagnostics import Diagnostic, Label, Span
+from layoutdsl.ir.dtypes import ELEMENTS
+from layoutdsl.ops import OPS
+from layoutdsl.ops.index_math import CONVERSIONS
+from layoutdsl.syntax.document import Document, StepBlock
+
+WORDS = frozenset(
+    "in over pad to zext sext excess when if else and or not none true false otherwise sum view relayout is given last cdiv near_square x bias delete".split()
+)
+_AXIS = re.compile(r"[a-z][0-9]?")
+
+
+def check_names(document: Document) -> list[Diagnostic]:
+    """Clashes (both places named), reserved words, and axes that are not one letter."""
+    problems: list[Diagnostic] = []
+    seen: dict[str, tuple[str, Span]] = {}
+    for kind, name, span in _declared(document):
+        if kind == "axis" and not _AXIS.fullmatch(name):
+            message = f"`{name}` is not an axis: one small letter, perhaps with a digit"
+            problems.append(Diagnostic(code="axis-name", message=message, span=span))
+            continue
+        reserved = _reserved(name, kind)
+        if reserved:
+            problems.append(Diagnostic(code="name-reserved", message=f"`{name}` is {reserved}", span=span, helps=("take another name",)))
+        elif name in seen:
+            other, place = seen[name]
+            label = Label(place, f"{other} of this name")
+            problems.append(Diagnostic(code="name-clash", message=f"`{name}` is declared twice: {other} and {kind}", span=span, labels=(label,)))
+        else:
+            seen[name] = (kind, span)
+    return problems
+
+
+def _reserved(name: str, kind: str) -> str:
+    if name in WORDS or name in CONVERSIONS:
+        return "a word of the language"
+    if name in OPS:
+        return "an op"
+    if name in ELEMENTS:
+        return "a dtype"
+    if name in ALL_SIZES:
+        return "a size"
+    if name in SHARED and kind != "config":
+        return "a name of the config"
+    return ""
+
+
+def _declared(document: Document) -> Iterator[tuple[str, str, Span]]:
+    for config in document.config:
+        yield "config", config.name.value, config.name.span
+    for axis in document.axes:
+        yield "axis", axis.name.value, axis.name.span
+        yield "extent", axis.name.value.upper(), axis.name.span
+    for let in document.let:
+        yield "let", let.name.value, let.name.span
+    for facet in document.variants:
+        for case in facet.cases:
+            yield "case", case.name.value, case.name.span
+    for each in document.each:
+        for member in each.members:
+            yield "member", member.value, member.span
+    for param in document.params:
+        yield "parameter", param.name.value, param.name.span
+    stored = {param.name.value for param in document.params}
+    made: set[str] = set()
+    for item in document.steps:
+        for step in item.steps if isinstance(item, StepBlock) else (item,):
+            target = getattr(step, "target", None)
+            if target is not None and target.name not in stored and target.name not in made:
+                made.add(target.name)
+                yield "result", target.name, target.name_span

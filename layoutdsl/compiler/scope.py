@@ -1,0 +1,269 @@
+"""Names and what they mean: one namespace over cases, axes, extents, ``let``, config, dtypes and sizes; per member of a template.
+
+Made by the driver for one :class:`World`; read by every later pass. Invariant: within one world a name has one meaning; what is of finite domain is decided or raises ``Undecided``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from layoutdsl.compiler.config import ConfigValue, Setting
+from layoutdsl.compiler.evaluate import DtypeName, Undecided, evaluate, fail, size_of, truth
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
+from layoutdsl.ir.dtypes import ELEMENTS
+from layoutdsl.ir.layout import Digit, Dim, Space
+from layoutdsl.ir.symbolic import Facts, Size
+from layoutdsl.syntax.document import Cased, CaseMap, Document
+from layoutdsl.syntax.tree import Binary, Constant, Entry, Expr, Group, Index, Name, Pick
+
+T = TypeVar("T")
+
+LAYER_SIZES: Mapping[str, tuple[str, ...]] = {
+    "linear": ("input_size", "output_size"),
+    "ds_linear": ("input_size", "output_size"),
+    "moe": ("num_experts", "intermediate_size_per_partition", "hidden_size"),
+    "attention": ("num_heads", "num_kv_heads", "kv_lora_rank", "index_head_dim"),
+}
+"""Sizes by layer kind, per partition; another layer kind may use all of them."""
+ALL_SIZES = tuple(dict.fromkeys(name for names in LAYER_SIZES.values() for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One instance of the templates: ``{p: w13, w: w1}``; the empty member of a spec without ``each``."""
+
+    bindings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.bindings[0][1] if self.bindings else ""
+
+    def expand(self, text: str) -> str:
+        for hole, word in self.bindings:
+            text = text.replace(f"<{hole}>", word)
+        return text
+
+
+def members_of(document: Document) -> tuple[Member, ...]:
+    """The members in the order of the file; one empty member without ``each``."""
+    if not document.each:
+        return (Member(),)
+    lengths = {len(each.members) for each in document.each}
+    if len(lengths) > 1:
+        fail("each-not-parallel", document.each[-1].span, "the word lists of `each` differ in length")
+    return tuple(
+        Member(tuple((each.name.value, each.members[i].value) for each in document.each)) for i in range(len(document.each[0].members))
+    )
+
+
+@dataclass(slots=True, eq=False)
+class World:
+    """One decided configuration. config: decided names; cases: truth of every case; facts: what ``require`` says here."""
+
+    document: Document
+    settings: Mapping[str, Setting]
+    config: dict[str, ConfigValue]
+    domains: Mapping[str, tuple[ConfigValue, ...]]
+    cases: dict[str, bool] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+    concrete: bool = False
+    used: set[str] = field(default_factory=set)
+
+    def describe(self) -> str:
+        """The decided names that matter, for messages."""
+        cases = [name for name, holds in self.cases.items() if holds]
+        return ", ".join([*cases, *(f"{name} = {value}" for name, value in self.config.items() if name in ("weight_nz_mode", "params_dtype"))])
+
+
+@dataclass(slots=True, eq=False)
+class Context:
+    """A world seen from one member: names, axes and the space in which types are checked."""
+
+    world: World
+    member: Member
+    facts: Facts
+    _lets: dict[str, Any] = field(default_factory=dict)
+    _axes: dict[str, str] = field(default_factory=dict)
+    _space: Space | None = None
+
+    # -- names
+
+    def lookup(self, name: str, span: Span) -> Any:
+        """The value of a name. Raises DiagnosticError (``name-unknown``), Undecided."""
+        name = self.member.expand(name)
+        if name in self.world.cases:
+            return self.world.cases[name]
+        if any(name in words for words in self._member_words()):
+            return any(name == word for _, word in self.member.bindings)
+        if len(name) <= 2 and name.lower() in self.axes and name[0].isupper():
+            return _plain(self.space.extents[self.axes[name.lower()]])
+        if name in self._let_names():
+            return self._let(name, span)
+        if name in self.world.settings:
+            return self._config(name)
+        if name in ELEMENTS:
+            return DtypeName(name)
+        if name in ALL_SIZES:
+            return self.facts.symbol(name)
+        return self._unknown(name, span)
+
+    def _unknown(self, name: str, span: Span) -> Any:
+        known = [*self.world.cases, *self._let_names(), *self.world.settings, *ELEMENTS, *ALL_SIZES, *(a.upper() for a in self.axes)]
+        close = get_close_matches(name, known, 1)
+        fail("name-unknown", span, f"`{name}` is not a name of config, a case, a size or a dtype", helps=(f"a name like it is `{close[0]}`",) if close else ())
+
+    def _member_words(self) -> Iterator[set[str]]:
+        return ({text.value for text in each.members} for each in self.world.document.each)
+
+    def _let_names(self) -> set[str]:
+        return {let.name.value for let in self.world.document.let}
+
+    def _let(self, name: str, span: Span) -> Any:
+        if name not in self._lets:
+            self._lets[name] = _PENDING
+            decl = next(let for let in self.world.document.let if let.name.value == name)
+            body = self.arm(decl.value)
+            if body is None:
+                del self._lets[name]
+                fail("case-missing", decl.span, f"no case of `{name}` holds in: {self.world.describe()}")
+            try:
+                self._lets[name] = evaluate(body, self)
+            except (Undecided, DiagnosticError):
+                del self._lets[name]
+                raise
+        if self._lets[name] is _PENDING:
+            del self._lets[name]
+            fail("let-cycle", span, f"`{name}` is defined by itself")
+        return self._lets[name]
+
+    def _config(self, name: str) -> Any:
+        world, setting = self.world, self.world.settings[name]
+        world.used.add(name)
+        if name in world.config:
+            value = world.config[name]
+            if name == "params_dtype" or (isinstance(value, str) and value in ELEMENTS and name.endswith("dtype")):
+                return DtypeName(value)
+            return Size.of(name) if value is SYMBOLIC else value
+        if name in world.domains:
+            raise Undecided(name)
+        if setting.type == "int":
+            return self.facts.symbol(name)
+        raise Undecided(name)
+
+    # -- cases
+
+    def arm(self, cased: Cased[T] | None) -> T | None:
+        """The alternative that holds, or None. Raises DiagnosticError (``case-overlap``) if several do."""
+        if not isinstance(cased, CaseMap):
+            return cased
+        held = [arm for arm in cased.arms if truth(arm.condition, self)]
+        if len(held) > 1:
+            label = Label(held[0].condition.span, "this one holds too")
+            message = f"two cases hold at once: {self.world.describe()}"
+            raise DiagnosticError(Diagnostic(code="case-overlap", message=message, span=held[1].condition.span, labels=(label,)))
+        return held[0].value if held else None
+
+    def holds(self, condition: Expr | None) -> bool:
+        return condition is None or truth(condition, self)
+
+    # -- axes and digits
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """Letter to axis id; an axis given per member is the member's own."""
+        if not self._axes:
+            self._axes = {
+                axis.name.value: f"{self.member.name}.{axis.name.value}" if isinstance(axis.extent, CaseMap) else axis.name.value
+                for axis in self.world.document.axes
+            }
+        return self._axes
+
+    @property
+    def space(self) -> Space:
+        if self._space is None:
+            extents: dict[str, Size] = {}
+            self._space = Space(self.facts, extents, names={})
+            for axis in self.world.document.axes:
+                letter = axis.name.value
+                body = None if axis.free else self.arm(axis.extent)
+                if body is None and not axis.free:
+                    fail("case-missing", axis.span, f"no case of axis `{letter}` holds in: {self.world.describe()}")
+                extents[self.axes[letter]] = self.facts.symbol(letter.upper()) if body is None else self.facts.floor(size_of(body, self))
+            names = {extents[axis]: letter.upper() for letter, axis in reversed(self._axes.items()) if extents[axis].constant is None}
+            self._space = Space(self.facts, extents, names)
+        return self._space
+
+    def digit(self, entry: Entry) -> Digit | None:
+        """An index entry as a digit; None for the unit entry ``0``. Raises DiagnosticError (``not-a-digit``)."""
+        match entry:
+            case Constant(0):
+                return None
+            case Name(name, span):
+                return self._top(name, span, Size.of(1))
+            case Binary("//", left, right):
+                return self._coarser(left, self._divisor(right), right.span)
+            case Binary("%", left, right):
+                return self._inner(left, self._divisor(right))
+            case Group() | Pick():
+                fail("not-a-digit", entry.span, "this form of index is not possible here")
+            case _:
+                fail("not-a-digit", entry.span, f"`{entry.span.text}` is not an index", helps=("write an axis `n`, a quotient `n//8`, a remainder `n%8`, both `n//2%4`, or `0`",))
+
+    def _top(self, name: str, span: Span, div: Size) -> Digit:
+        axis = self.axes.get(name)
+        if axis is None:
+            help_ = f"the index of axis `{name.lower()}` is written `{name.lower()}`" if name.lower() in self.axes else f"axes: {', '.join(self.axes)}"
+            fail("not-an-axis", span, f"`{name}` is not an axis", helps=(help_,))
+        return self.space.top(axis, div)
+
+    def _coarser(self, left: Expr, div: Size, span: Span) -> Digit:
+        match left:
+            case Name(name, name_span):
+                return self._top(name, name_span, div)
+            case Binary("%", inner, right):
+                digit, modulus = self.digit(inner), self._divisor(right)
+                if digit is not None:
+                    return Digit(digit.axis, digit.div * div, self.facts.div(modulus, div), False)
+        fail("not-a-digit", left.span, f"`{left.span.text}` is not an axis")
+
+    def _inner(self, left: Expr, modulus: Size) -> Digit:
+        digit = self.digit(left)
+        if digit is None:
+            fail("not-a-digit", left.span, "`0` has no remainder")
+        return Digit(digit.axis, digit.div, modulus, digit.ext == modulus)
+
+    def _divisor(self, expr: Expr) -> Size:
+        size = size_of(expr, self)
+        if len(size.terms) != 1 or size.terms[0][1] <= 0:
+            fail("divisor-not-a-product", expr.span, f"`{expr.span.text}` is not a product of names and positive numbers")
+        return size
+
+    def dim(self, entry: Entry) -> Dim:
+        """An entry of a dims list: one digit, several in parentheses, or none for ``0``."""
+        entries = entry.items if isinstance(entry, Group) else (entry,)
+        return tuple(digit for digit in map(self.digit, entries) if digit is not None)
+
+    def dims(self, entries: tuple[Entry, ...]) -> tuple[Dim, ...]:
+        return tuple(map(self.dim, entries))
+
+
+class _Symbolic:
+    """Marks an integer of the config that stays a symbol in this world."""
+
+    def __repr__(self) -> str:
+        return "any"
+
+
+SYMBOLIC: Any = _Symbolic()
+_PENDING = object()
+
+
+def _plain(size: Size) -> int | Size:
+    return size.constant if size.constant is not None else size
+
+
+def index_text(index: Index) -> str:
+    return index.span.text

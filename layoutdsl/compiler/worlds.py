@@ -1,0 +1,311 @@
+"""The reachable configurations of a spec: finite config enumerated, sizes symbolic, facts from ``require``.
+
+A name of finite domain is tried only where something asks for it (:class:`Undecided`), and values that no comparison in the spec tells apart are one class. So the
+number of worlds is that of the reachable cases, not of the product of all names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from layoutdsl.compiler.config import ConfigValue, Setting
+from layoutdsl.compiler.evaluate import DtypeName, Undecided, evaluate, fail, truth
+from layoutdsl.compiler.scope import ALL_SIZES, SYMBOLIC, Context, World, members_of
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
+from layoutdsl.ir.program import Condition
+from layoutdsl.ir.symbolic import Facts, Size
+from layoutdsl.syntax.document import Document, Facet
+from layoutdsl.syntax.tree import Binary, Constant, Expr, Items, Name, Rule
+
+MAX_WORLDS = 2000
+
+
+def domains_of(document: Document, settings: Mapping[str, Setting]) -> dict[str, tuple[ConfigValue, ...]]:
+    """The values to try for every name of finite domain; texts and integers that the spec only compares get one representative per literal, and one for the rest."""
+    atoms = list(_comparisons(document))
+    domains: dict[str, tuple[ConfigValue, ...]] = {}
+    for name, setting in settings.items():
+        # A bare mention of a condition compares it with true; of anything else it is a use.
+        bare = "==" if setting.type == "bool" else "use"
+        compared = [(bare if op == "truth" else op, literal) for atom, op, literal in atoms if atom == name]
+        domain = _domain(setting, compared, document)
+        if domain is not None:
+            domains[name] = _classes(domain, compared)
+    return domains
+
+
+def _domain(setting: Setting, compared: list[tuple[str, Any]], document: Document) -> tuple[ConfigValue, ...] | None:
+    if setting.values is not None:
+        return tuple(setting.values) + ((None,) if setting.optional else ())
+    literals = [v for op, literal in compared if op != "use" for v in (literal if isinstance(literal, tuple) else (literal,)) if v is not None]
+    if setting.type == "str":
+        return (*dict.fromkeys(literals), "(any other)")
+    divisors = [constant for constant in _divided_constants(document, setting.name) if constant > 0]
+    if divisors:
+        return tuple(d for d in range(1, max(divisors) + 1) if all(constant % d == 0 for constant in divisors))
+    if setting.optional:
+        return (None, SYMBOLIC)
+    if literals:
+        return (*dict.fromkeys(literals), next(v for v in range(setting.minimum, 99) if v not in literals))
+    return None
+
+
+def _classes(domain: tuple[ConfigValue, ...], compared: list[tuple[str, Any]]) -> tuple[ConfigValue, ...]:
+    """One value per class that the comparisons tell apart; all values of a name that is used other than in comparisons."""
+    if any(op == "use" for op, _ in compared):
+        return domain
+    seen: dict[tuple[bool, ...], ConfigValue] = {}
+    for value in domain:
+        seen.setdefault(tuple(_holds(value, op, literal) for op, literal in compared), value)
+    return tuple(seen.values())
+
+
+def _holds(value: ConfigValue, op: str, literal: Any) -> bool:
+    if op == "in":
+        return value in literal
+    if value is SYMBOLIC or value is None or literal is None or op in ("==", "!="):
+        return (value == literal) == (op == "==")
+    return bool({"<": value < literal, "<=": value <= literal, ">": value > literal, ">=": value >= literal}[op])  # type: ignore[operator]
+
+
+def _comparisons(document: Document) -> Iterator[tuple[str, str, Any]]:
+    """(name, operator, literal) of every comparison of a name with a literal; operator ``use`` for any other mention."""
+    for node, parents in _nodes(document, ()):
+        if not isinstance(node, Name):
+            continue
+        parent = parents[-1] if parents else None
+        op, literal = "truth", True
+        if isinstance(parent, Items) and len(parents) > 1:
+            parent = parents[-2]
+        if isinstance(parent, Binary) and parent.op in ("==", "!=", "<", "<=", ">", ">=", "in"):
+            op, literal = _atom(node, parent)
+        elif isinstance(parent, Binary) and parent.op not in ("and", "or"):
+            op = "use"
+        yield node.id, op, literal
+
+
+def _atom(node: Name, parent: Binary) -> tuple[str, Any]:
+    other = parent.right if parent.left is node else parent.left
+    match other:
+        case Constant(value):
+            flipped = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(parent.op, parent.op) if parent.right is node else parent.op
+            return flipped, value
+        case Items(items) if all(isinstance(item, Constant) for item in items):
+            return "in", tuple(item.value for item in items if isinstance(item, Constant))
+        case Name(name):
+            return "==", name
+    return "use", None
+
+
+def _divided_constants(document: Document, name: str) -> Iterator[int]:
+    """Constants c with a requirement ``c % name == 0``."""
+    for rule in document.require:
+        match rule.expr:
+            case Binary("==", Binary("%", Constant(int(constant)), Name(found)), Constant(0)) if found == name:
+                yield constant
+
+
+def _nodes(node: Any, parents: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Every dataclass node of a document with its parents."""
+    if isinstance(node, tuple):
+        for item in node:
+            yield from _nodes(item, parents)
+        return
+    if not is_dataclass(node) or isinstance(node, (Span, type)) or type(node).__name__ in ("Source", "Text"):
+        return
+    yield node, parents
+    for f in fields(node):
+        value = getattr(node, f.name)
+        if isinstance(value, tuple) or is_dataclass(value):
+            yield from _nodes(value, (*parents, node))
+
+
+# --- enumeration ----------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Enumeration:
+    """All reachable worlds, and the problems met on the way. ``unreachable`` counts those that ``require`` excludes."""
+
+    worlds: list[World] = field(default_factory=list)
+    problems: list[Diagnostic] = field(default_factory=list)
+    unreachable: int = 0
+
+
+def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enumeration:
+    """Decide names until every case of every facet and every finite requirement has a value."""
+    result, domains = Enumeration(), domains_of(document, settings)
+    known_facts: dict[Any, Facts] = {}
+    pending: list[dict[str, ConfigValue]] = [{}]
+    while pending:
+        config = pending.pop()
+        if len(pending) + len(result.worlds) > MAX_WORLDS:
+            span = document.variants[0].span if document.variants else document.span
+            result.problems.append(Diagnostic(code="too-many-cases", message=f"more than {MAX_WORLDS} combinations of cases", span=span))
+            break
+        world = World(document, settings, dict(config), domains)
+        try:
+            reachable = decide(world, known_facts)
+        except Undecided as undecided:
+            pending += [{**config, undecided.name: value} for value in reversed(domains[undecided.name])]
+            continue
+        except DiagnosticError as error:
+            result.problems += error.diagnostics
+            continue
+        if reachable:
+            result.worlds.append(world)
+        else:
+            result.unreachable += 1
+    return result
+
+
+def fork(world: World, name: str) -> list[World]:
+    """The worlds that decide one more name. Cases and facts stay: they do not depend on it, or it would have been asked for."""
+    return [
+        World(world.document, world.settings, {**world.config, name: value}, world.domains, dict(world.cases), world.facts, world.concrete, set(world.used))
+        for value in world.domains[name]
+    ]
+
+
+def decide(world: World, known_facts: dict[Any, Facts] | None = None) -> bool:
+    """Fill in the cases and facts of a world; False if ``require`` excludes it. Raises Undecided, DiagnosticError."""
+    context = Context(world, members_of(world.document)[0], Facts())
+    for facet in world.document.variants:
+        _decide_facet(world, facet, context)
+    facts = _facts(world, known_facts if known_facts is not None else {})
+    if facts is None:
+        return False
+    world.facts = facts
+    return True
+
+
+def _decide_facet(world: World, facet: Facet, context: Context) -> None:
+    chosen = None
+    for case in facet.cases:
+        if case.condition is None or truth(case.condition, context):
+            chosen = case.name.value
+            break
+    if chosen is None:
+        fail("facet-not-exhaustive", facet.name.span, f"no case of `{facet.name.value}` holds in: {_shown(world)}", helps=("add a case for it",))
+    for case in facet.cases:
+        world.cases[case.name.value] = case.name.value == chosen
+
+
+def _shown(world: World) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in world.config.items()) or "every configuration"
+
+
+def check_facets(document: Document) -> list[Diagnostic]:
+    """Closed worlds: no ``otherwise`` in a facet over consumers or devices, which would swallow the next release silently."""
+    problems = []
+    for facet in document.variants:
+        names = {node.id for case in facet.cases for node, _ in _nodes(case.condition, ()) if isinstance(node, Name)}
+        open_case = next((case for case in facet.cases if case.condition is None), None)
+        for name in sorted(names & {"consumer", "device"}):
+            if open_case is not None:
+                message = f"`otherwise` in a facet over `{name}`: the next {name} would fall into it unseen"
+                problems.append(Diagnostic(code="open-world", message=message, span=open_case.span, helps=(f"list the {name}s of this case",)))
+    return problems
+
+
+# --- facts ---------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Collected:
+    divides: list[tuple[Size, Size]] = field(default_factory=list)
+    equal: dict[str, Size] = field(default_factory=dict)
+    lower: dict[str, int] = field(default_factory=dict)
+    checks: list[tuple[Rule, Context]] = field(default_factory=list)
+    key: list[Any] = field(default_factory=list)
+
+
+def _facts(world: World, known: dict[Any, Facts]) -> Facts | None:
+    collected = _Collected()
+    for member in members_of(world.document):
+        context = Context(world, member, Facts())
+        for rule in world.document.require:
+            if context.holds(rule.condition) and not _learn(rule, rule.expr, context, collected):
+                return None
+    key = (tuple(collected.divides), tuple(sorted(collected.equal.items(), key=str)), tuple(sorted(collected.lower.items())))
+    if key not in known:
+        known[key] = Facts(tuple(collected.divides), collected.equal, collected.lower)
+    return known[key]
+
+
+def _learn(rule: Rule, expr: Expr, context: Context, collected: _Collected) -> bool:
+    """Add what one requirement says; False if it is false outright. What proofs cannot use is still checked at bind."""
+    match expr:
+        case Binary("and", left, right):
+            return _learn(rule, left, context, collected) and _learn(rule, right, context, collected)
+        case Binary("==", Binary("%", dividend, divisor), Constant(0)):
+            left, right = _side(dividend, context), _side(divisor, context)
+            if isinstance(left, int) and isinstance(right, int):
+                return right != 0 and left % right == 0
+            if isinstance(left, (int, Size)) and isinstance(right, (int, Size)):
+                if len(Size.of(right).terms) != 1:
+                    fail("divisor-not-a-product", divisor.span, f"cannot reason about a division by `{divisor.span.text}`")
+                collected.divides.append((Size.of(right), Size.of(left)))
+                return True
+        case Binary("==", left_expr, right_expr):
+            left, right = _side(left_expr, context), _side(right_expr, context)
+            symbol = _symbol(left) or None
+            if symbol is not None and isinstance(right, (int, Size)) and symbol not in Size.of(right).symbols:
+                collected.equal[symbol] = Size.of(right)
+                return True
+            if isinstance(left, Size) or isinstance(right, Size):
+                return True
+        case Binary(">=" | ">" as op, left_expr, right_expr):
+            left, right = _side(left_expr, context), _side(right_expr, context)
+            symbol = _symbol(left)
+            if symbol is not None and isinstance(right, int):
+                collected.lower[symbol] = max(collected.lower.get(symbol, 1), right + (op == ">"))
+                return True
+            if isinstance(left, Size) or isinstance(right, Size):
+                return True
+    if _mentions_size(expr, context):
+        return True
+    return truth(expr, context)
+
+
+def _side(expr: Expr, context: Context) -> Any:
+    return evaluate(expr, context)
+
+
+def _symbol(value: Any) -> str | None:
+    if isinstance(value, Size) and len(value.terms) == 1:
+        (monomial, coefficient) = value.terms[0]
+        if coefficient == 1 and len(monomial) == 1 and isinstance(monomial[0][0], str) and monomial[0][1] == 1:
+            return monomial[0][0]
+    return None
+
+
+def _mentions_size(expr: Expr, context: Context) -> bool:
+    for node, _ in _nodes(expr, ()):
+        if isinstance(node, Name) and not isinstance(evaluate(node, context), (bool, str, DtypeName, type(None))):
+            value = evaluate(node, context)
+            if isinstance(value, Size) and value.constant is None:
+                return True
+    return False
+
+
+def conditions_of(world: World, to_test: Callable[[Expr, Context], Any]) -> list[Condition]:
+    """The requirements that hold here, as conditions to check at bind."""
+    found: dict[str, Condition] = {}
+    for member in members_of(world.document):
+        context = Context(world, member, world.facts)
+        for rule in world.document.require:
+            if context.holds(rule.condition) and _mentions_size(rule.expr, context):
+                name = f"{rule.expr.span.text} ({member.name})" if member.name else rule.expr.span.text
+                found[name] = Condition(" ".join(name.split()), to_test(rule.expr, context))
+    return list(found.values())
+
+
+def sizes_used(world: World, sizes: Iterable[Size]) -> tuple[str, ...]:
+    """The size names that occur, in the order of the layer kinds, free axes last."""
+    symbols = {symbol for size in sizes for symbol in size.symbols}
+    return tuple(name for name in ALL_SIZES if name in symbols) + tuple(sorted(symbols - set(ALL_SIZES)))
+
+

@@ -1,0 +1,114 @@
+"""The typed program: single-assignment instructions over values with complete symbolic types, each with its place in the spec.
+
+Made by ``layoutdsl.compiler.elaborate`` for one configuration; emitted as a plan, which is the same without places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+from layoutdsl.diagnostics import Span
+from layoutdsl.ir.layout import TensorType
+from layoutdsl.ir.symbolic import Size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """One tensor that never changes. ``name`` is the name it was first bound to."""
+
+    number: int
+    name: str
+    type: TensorType
+    span: Span
+
+
+# ("at", Value, ((axis, index), ...)), ("const", dtype, number), ("cast" | "bits" | "rint" | "trunc", dtype, e), ("neg", e),
+# (binary operator, e, e), ("sum", (Digit, ...), ((axis, div), ...), e); an index is a Size, ("loop", axis, div) or (operator, index, index).
+MathExpr = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Move:
+    result: Value
+    of: Value
+    alias: Literal["must", "may", "never"]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compute:
+    result: Value
+    expr: MathExpr
+    span: Span
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    result: Value
+    of: Value
+    function: str
+    arguments: tuple[tuple[str, int | str], ...]
+    span: Span
+
+
+Instruction = Union[Move, Compute, Opaque]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parameter:
+    """A parameter as stored. default: None (required), a number, or ``uninitialised``."""
+
+    value: Value
+    default: int | float | str | None
+    positive: bool
+    sharded: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """A requirement on sizes, with the text of the spec and a size expression that is true when it holds."""
+
+    text: str
+    test: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Limit:
+    """A contract's condition of use. slug: what ``accept`` names."""
+
+    slug: str
+    text: str
+    test: Any
+    kernel: str
+    source: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """A result that is a Python number, not a tensor."""
+
+    value: int | float | bool | str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    name: str
+    value: Value
+    kind: str
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """Everything one configuration does to a layer."""
+
+    sizes: tuple[str, ...]
+    axes: dict[str, Size]
+    parameters: list[Parameter]
+    code: list[Instruction]
+    outputs: list[Output]
+    require: list[Condition]
+    limits: list[Limit]
+    forward: list[Any] | None
+    shared: dict[str, str]

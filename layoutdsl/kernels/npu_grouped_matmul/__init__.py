@@ -1,0 +1,1 @@
+"""npu_grouped_matmul: one matmul per expert."""

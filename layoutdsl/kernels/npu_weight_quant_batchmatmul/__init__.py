@@ -1,0 +1,1 @@
+"""npu_weight_quant_batchmatmul: 16-bit activations times int4 or int8 weights."""

@@ -1,0 +1,89 @@
+"""``bitcast(T)``: another storage dtype over the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from layoutdsl.ir.dtypes import STORAGES
+from layoutdsl.ir.layout import Digit, Reject, Space, TensorType, cut, dims_text, letter, with_dims
+from layoutdsl.ir.symbolic import Proved, Size
+from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Place, Position, Rejected, register, replace_last
+
+
+@register
+class Bitcast(Op):
+    """Bytes stay, little-endian. Wider: the fastest digit of the last dim gives its minor part to the lanes, in front, because a higher address means higher bits.
+    Narrower: the front lanes become the end of the last dim. A FRACTAL_NZ value keeps its block width in bytes."""
+
+    name = "bitcast"
+    summary = "other storage dtype over the same bytes"
+    parameters = (Parameter("storage", "storage"),)
+    alias = "must"
+    examples = (
+        Example("int4[n, k] in int8[k, n//2 | n%2]", "bitcast(int32)", "int4[n, k] in int32[k, n//8 | n%8]"),
+        Example("int4[n, k] in int32[k, n//8 | n%8]", "bitcast(int8)", "int4[n, k] in int8[k, n//2 | n%2]"),
+        Example("float32[n]", "bitcast(int32)", "float32[n] in int32[n]"),
+        Example("int4[n, k] in int8[k, n//2 | n%2] over nz[k, n//2]", "bitcast(int32)", "int4[n, k] in int32[k, n//8 | n%8] over nz[k, n//8]"),
+    )
+    rejected = (
+        Rejected("int4[n, k] in int8[n, k]", "bitcast(int32)", "bitcast-by-value"),
+        Rejected("int8[n, k] in int8[k, n] over [n, k]", "bitcast(int32)", "bitcast-not-fastest"),
+        Rejected("int8[k, e]", "bitcast(int32)", "bitcast-indivisible"),
+        Rejected("int8[n, k]", "bitcast(int8)", "no-op"),
+    )
+
+    def result(self, space: Space, kind: TensorType, args: Arguments) -> TensorType:
+        old, new = STORAGES[kind.storage], STORAGES[args["storage"]]
+        if old is new:
+            raise Reject("no-op", f"the storage is {new.name} already", helps=["drop the stage"])
+        if old.bits == new.bits:
+            return replace(kind, storage=new.name)
+        if kind.carriage == "value" or (kind.carriage == "bits" and kind.extension):
+            carried = f"{kind.element.name} is carried by value in {old.name}" if kind.carriage == "value" else f"{old.name} holds extended {kind.element.name}"
+            raise Reject("bitcast-by-value", f"a bit view of another width: {carried}, so its bytes are not packed", helps=["`pack` first"])
+        if not kind.contiguous and kind.order[-1] != len(kind.dims) - 1:
+            where = dims_text(space, [kind.dims[d] for d in kind.order])
+            raise Reject("bitcast-not-fastest", f"the last dim is not the fastest in memory, which lies as [{where}]", helps=["write `contiguous` before it"])
+        return _wider(space, kind, new.name, new.bits // old.bits) if new.bits > old.bits else _narrower(space, kind, new.name, old.bits // new.bits)
+
+    def source_of(self, position: Position, before: Place, after: Place, kind: TensorType, args: Arguments, space: Space) -> Position | None:
+        *index, last = position[0]
+        slot = last * after.lanes + position[1]
+        return (*index, slot // before.lanes), slot % before.lanes
+
+
+def _wider(space: Space, kind: TensorType, storage: str, ratio: int) -> TensorType:
+    last = kind.dims[-1][-1] if kind.dims and kind.dims[-1] else None
+    if last is None:
+        raise Reject("bitcast-indivisible", f"the last dim has one element, {ratio} make one {storage}")
+    parts = cut(space, last, Size.of(ratio))
+    if parts is None:
+        name, extent = letter(last.axis), space.text(last.ext)
+        need = f"{name.upper()} % {space.text(last.div * ratio)} == 0" if last.top else f"{extent} % {ratio} == 0"
+        message = f"`bitcast({storage})` needs `{need}`, which nothing guarantees"
+        space.need(space.facts.divisible(last.ext, ratio), "bitcast-indivisible", message, [f"add `{need}` to `require`"])
+        raise AssertionError("a refused proof")
+    major, minor = parts
+    dims = (*kind.dims[:-1], replace_last(kind.dims[-1], major))
+    return replace(with_dims(kind, dims, kind.order), storage=storage, lanes=(minor, *kind.lanes))
+
+
+def _narrower(space: Space, kind: TensorType, storage: str, ratio: int) -> TensorType:
+    taken: list[Digit] = []
+    lanes, left = list(kind.lanes), Size.of(ratio)
+    while left != 1:
+        if not lanes:
+            raise Reject("bitcast-splits-element", f"one {kind.element.name} does not fit into {storage}")
+        digit = lanes.pop(0)
+        if isinstance(space.facts.divisible(left, digit.ext), Proved):
+            taken.append(digit)
+            left = space.facts.div(left, digit.ext)
+            continue
+        parts = cut(space, digit, space.facts.div(digit.ext, left))
+        if parts is None:
+            raise Reject("bitcast-splits-element", f"the lanes do not divide into {ratio} parts")
+        taken.append(parts[0])
+        lanes.insert(0, parts[1])
+        left = Size.of(1)
+    dims = (*kind.dims[:-1], (*kind.dims[-1], *taken))
+    return replace(with_dims(kind, dims, kind.order), storage=storage, lanes=tuple(lanes))

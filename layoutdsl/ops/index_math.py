@@ -1,0 +1,74 @@
+"""Index math, ``name[digits]: expression``: the operators and functions of one line, and their dtype rules.
+
+Not a stage of a pipeline, but a primitive all the same: the compiler types expressions with these tables, and the runtime evaluates what comes out.
+No promotion: both operands of an operator have one dtype; a literal takes the dtype of the other operand if it is exact there.
+"""
+
+from __future__ import annotations
+
+from layoutdsl.ir.dtypes import ARITHMETIC, ELEMENTS
+from layoutdsl.ir.layout import Reject
+
+FLOAT_OPERATORS = frozenset({"+", "-", "*", "/"})
+INT_OPERATORS = frozenset({"+", "-", "*", "//", "%", "&", "<<", ">>"})
+CONVERSIONS = {
+    "cast": "to nearest even",
+    "bits": "the same bits as another dtype of equal width: a new value",
+    "rint": "a float to an integer, ties to even",
+    "trunc": "a float to an integer, towards zero",
+}
+REAL = "real"
+"""The dtype of ``value`` and ``invariants``: arithmetic over the reals."""
+
+
+def operator_result(operator: str, left: str, right: str) -> str:
+    """The dtype of ``left operator right``. Raises Reject (``dtype-mismatch``, ``operator-dtype``)."""
+    if left == right == REAL:
+        return REAL
+    if left != right:
+        raise Reject("dtype-mismatch", f"`{operator}` of {left} and {right}: nothing is promoted silently", helps=[f"cast one side, as in `{_wider(left, right)}(...)`"])
+    allowed = FLOAT_OPERATORS if ELEMENTS[left].kind == "float" else INT_OPERATORS
+    if left not in ARITHMETIC:
+        raise Reject("operator-dtype", f"there is no arithmetic in {left}", helps=["cast it first, as in `float32(...)`"])
+    if operator not in allowed:
+        raise Reject("operator-dtype", f"`{operator}` does not exist for {left}")
+    return left
+
+
+def _wider(left: str, right: str) -> str:
+    return max(left, right, key=lambda name: (ELEMENTS[name].kind == "float", ELEMENTS[name].bits))
+
+
+def conversion_result(function: str, target: str, source: str) -> str:
+    """The dtype of ``function(target, source value)``. Raises Reject."""
+    if source == REAL:
+        raise Reject("cast-in-value", "`value` and `invariants` are over the reals: nothing is rounded there", helps=["drop the cast"])
+    old, new = ELEMENTS[source], ELEMENTS[target]
+    if function == "bits":
+        if old.bits != new.bits:
+            raise Reject("bits-width", f"{source} has {old.bits} bits, {target} has {new.bits}")
+        return target
+    if old.kind not in ("int", "uint", "float"):
+        raise Reject("cast-of-bits", f"{source} has no numeric value to cast", helps=[f"`bits({target}, ...)` keeps the bits"])
+    if function == "cast" and target == source:
+        raise Reject("no-op", f"the value is {source} already", helps=["drop the cast"])
+    if target not in ARITHMETIC:
+        raise Reject("cast-target", f"{target} has no arithmetic")
+    if function == "cast" and old.kind == "float" and new.kind != "float":
+        raise Reject("cast-rounds", f"{source} to {target} must say how it rounds", helps=[f"write `rint({target}, ...)` or `trunc({target}, ...)`"])
+    return target
+
+
+def literal_fits(value: int | float | bool, dtype: str) -> bool:
+    """Is the literal exact in the dtype?"""
+    kind = ELEMENTS[dtype] if dtype != REAL else None
+    if kind is None:
+        return True
+    if kind.kind in ("int", "uint"):
+        low, high = (-(1 << (kind.bits - 1)), (1 << (kind.bits - 1)) - 1) if kind.kind == "int" else (0, (1 << kind.bits) - 1)
+        return isinstance(value, int) and low <= value <= high
+    if isinstance(value, int):
+        magnitude = abs(value)
+        return magnitude == 0 or (magnitude >> ((magnitude & -magnitude).bit_length() - 1)).bit_length() <= kind.mantissa + 1
+    numerator, _ = value.as_integer_ratio()
+    return numerator == 0 or (abs(numerator) >> ((numerator & -numerator).bit_length() - 1)).bit_length() <= kind.mantissa + 1

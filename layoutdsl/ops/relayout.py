@@ -1,0 +1,40 @@
+"""``relayout TYPE``: any movement between two types of one logical tensor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from layoutdsl.ir.layout import Reject, Space, TensorType, check_well_formed, letter, same_logical
+from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Rejected, need_nd, register
+
+
+@register
+class Relayout(Op):
+    """The movement is derived from the two types: unpack, transpose, pack again, in one pass. Only the carriage may change, never the element."""
+
+    name = "relayout"
+    summary = "any movement between two types of one logical tensor, derived"
+    parameters = (Parameter("type", "type"),)
+    on_lists = False
+    examples = (
+        Example("int4(excess 8)[n, k] in int32[n, k//8 | k%8]", "relayout int4[n, k] in int32[k, n//8 | n%8]", "int4[n, k] in int32[k, n//8 | n%8]"),
+        Example("int8[n, k]", "relayout int8[n, k] in int8[k, n]", "int8[n, k] in int8[k, n]"),
+    )
+    rejected = (
+        Rejected("int4[n, k] in int8[n, k]", "relayout int8[n, k]", "relayout-element"),
+        Rejected("int8[n, k]", "relayout int8[n, e]", "relayout-digits"),
+        Rejected("int8[n, k]", "relayout int8[n, k] over nz[n, k]", "relayout-format"),
+    )
+
+    def result(self, space: Space, kind: TensorType, args: Arguments) -> TensorType:
+        target: TensorType = args["type"]
+        need_nd(kind, "`relayout`")
+        if target.format:
+            raise Reject("relayout-format", "a change of format is a step of its own", helps=["`relayout` to ND, then `nz`"])
+        if target.element.name != kind.element.name:
+            raise Reject("relayout-element", f"the element is {kind.element.name}, not {target.element.name}", helps=["`cast` changes values, `relayout` moves them"])
+        if {d.axis for d in target.logical} != {d.axis for d in kind.logical} or not same_logical(space, kind, target):
+            ours, theirs = (", ".join(sorted({letter(d.axis) for d in t.logical})) for t in (kind, target))
+            raise Reject("relayout-digits", f"the logical tensor is over {ours}, the target's is another over {theirs}")
+        check_well_formed(space, target)
+        return replace(target, logical=kind.logical, view=False, initialised=kind.initialised, listed=kind.listed)

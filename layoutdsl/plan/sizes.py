@@ -1,0 +1,87 @@
+"""Size expressions of a plan: nested tuples over integers and size names, evaluated with plain integers.
+
+Emitted by the compiler, evaluated at bind. ``("/", a, b)`` is a division that was proved exact; ``("//", a, b)`` rounds down.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from math import isqrt, prod
+from typing import Any, Union
+
+# An integer, the name of a size, or (operator, operand, ...).
+SizeExpr = Union[int, str, tuple[Any, ...]]
+
+
+def _exact(left: int, right: int) -> int:
+    if left % right:
+        raise ValueError(f"{left} is not a multiple of {right}")
+    return left // right
+
+
+def near_square(size: int) -> int:
+    """The largest divisor of ``size`` that is at most its square root. Source: vllm-ascend's FlatQuant scheme (facts: catalogue, L-W4A4FLAT)."""
+    return next(divisor for divisor in range(isqrt(size), 0, -1) if size % divisor == 0)
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "-": operator.sub,
+    "/": _exact,
+    "//": operator.floordiv,
+    "%": operator.mod,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "not": operator.not_,
+    "cdiv": lambda left, right: -(-left // right),
+    "near_square": near_square,
+}
+ARITY = {name: 1 if name in ("not", "near_square") else 2 for name in OPERATORS}
+FOLDS: dict[str, Callable[[list[Any]], Any]] = {
+    "+": sum,
+    "*": prod,
+    "and": all,
+    "or": any,
+}
+
+
+def evaluate(expr: SizeExpr, sizes: Mapping[str, int]) -> int:
+    """The value of a size expression (a truth value counts as 0 or 1).
+
+    Raises: KeyError for a size without a value, ValueError for an inexact exact division, ZeroDivisionError.
+    """
+    if isinstance(expr, int):
+        return expr
+    if isinstance(expr, str):
+        return sizes[expr]
+    name, *operands = expr
+    values = [evaluate(operand, sizes) for operand in operands]
+    if name in FOLDS:
+        return int(FOLDS[name](values))
+    return int(OPERATORS[name](*values))
+
+
+def names_in(expr: SizeExpr) -> set[str]:
+    """The sizes that an expression mentions."""
+    if isinstance(expr, str):
+        return {expr}
+    if isinstance(expr, int):
+        return set()
+    return set().union(*(names_in(operand) for operand in expr[1:]))
+
+
+def size_text(expr: SizeExpr) -> str:
+    """A size expression as text, for messages."""
+    if not isinstance(expr, tuple):
+        return str(expr)
+    name, *operands = expr
+    texts = [f"({size_text(o)})" if isinstance(o, tuple) else size_text(o) for o in operands]
+    if name in ("cdiv", "near_square"):
+        return f"{name}({', '.join(map(size_text, operands))})"
+    if name == "not":
+        return f"not {texts[0]}"
+    return f" {'//' if name == '/' else name} ".join(texts)

@@ -1,0 +1,1 @@
+"""Plan to tensors: the only package that imports torch."""
