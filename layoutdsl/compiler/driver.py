@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from layoutdsl.compiler.config import Setting, check_declarations, resolve, settings_of
-from layoutdsl.compiler.elaborate import Elaboration, Silenced, elaborate, outputs_of
+from layoutdsl.compiler.elaborate import Elaboration, elaborate, outputs_of
 from layoutdsl.compiler.emit import emit, test_expr
 from layoutdsl.compiler.evaluate import Undecided
 from layoutdsl.compiler.forward import Forward, elaborate_forward
@@ -21,7 +21,6 @@ from layoutdsl.compiler.worlds import check_facets, conditions_of, decide, enume
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
 from layoutdsl.ir.layout import TensorType
 from layoutdsl.ir.program import Compute, Constant, Instruction, Output, Program, Value
-from layoutdsl.ir.symbolic import Size
 from layoutdsl.plan.model import Plan
 from layoutdsl.syntax.document import Document, NoValue, ValueDecl
 from layoutdsl.syntax.tree import Binary, Rule
@@ -69,22 +68,19 @@ def _compiled(world: World) -> Compiled:
 def validate(document: Document) -> list[Diagnostic]:
     """Everything that is wrong with a spec in any reachable configuration, each finding once, in the order of the file."""
     found: list[Diagnostic] = []
-    accepted: dict[str, Span] = {}
-    used: set[str] = set()
+    accepts: dict[int, tuple[str, Span, bool]] = {}
     try:
         for compiled in worlds(document):
-            accepted |= compiled.state.accepted
-            for problem in _problems(compiled):
-                if problem.code in compiled.state.accepted:
-                    used.add(problem.code)
-                else:
-                    found.append(problem)
+            found += _problems(compiled)
+            for accept in compiled.state.accepts:
+                used = accept.used or accepts.get(accept.span.start, ("", accept.span, False))[2]
+                accepts[accept.span.start] = (accept.code, accept.span, used)
     except DiagnosticError as error:
         return _distinct([*found, *error.diagnostics])
     found += [
         Diagnostic(code="accept-unused", message=f"nothing here is refused with `{code}`", span=span, helps=("drop the `accept`",))
-        for code, span in accepted.items()
-        if code not in used
+        for code, span, used in accepts.values()
+        if not used
     ]
     return _distinct(found)
 
@@ -178,7 +174,7 @@ def compile_document(document: Document, given: Mapping[str, Any]) -> Plan:
     given: config values by name; what is missing takes the spec's default. Raises: DiagnosticError.
     """
     compiled = elaborate_one(document, given)
-    problems = [p for p in (*compiled.state.problems, *compiled.forward.problems) if p.severity == "error" and p.code not in compiled.state.accepted]
+    problems = [p for p in (*compiled.state.problems, *compiled.forward.problems) if p.severity == "error"]
     if problems:
         raise DiagnosticError(*_distinct(problems))
     program = program_of(compiled)

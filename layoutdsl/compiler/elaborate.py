@@ -39,6 +39,16 @@ class Binding:
     stored: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class Accept:
+    """``accept: code`` on a step or a forward line: findings about it, or about a call that takes its result, are reproduced on purpose."""
+
+    code: str
+    span: Span
+    name: str
+    used: bool = False
+
+
 class Silenced(Exception):
     """A value that failed was used; the failure is reported already."""
 
@@ -54,7 +64,7 @@ class Elaboration:
     parameters: dict[str, Parameter] = field(default_factory=dict)
     code: list[Instruction] = field(default_factory=list)
     problems: list[Diagnostic] = field(default_factory=list)
-    accepted: dict[str, Span] = field(default_factory=dict)
+    accepts: list[Accept] = field(default_factory=list)
     named: dict[str, str] = field(default_factory=dict)
     forward_names: set[str] = field(default_factory=set)
     count: int = 0
@@ -91,6 +101,13 @@ class Elaboration:
             fail("tensor-not-in-case", span, f"`{name}` does not exist in this case: {self.world.describe()}", helps=("give the step a `when`",))
         close = get_close_matches(name, self.bindings, 1)
         fail("tensor-unknown", span, f"no tensor is called `{name}`", helps=(f"a name like it is `{close[0]}`",) if close else ())
+
+    def accept(self, code: str, names: set[str]) -> bool:
+        """Is a finding about these names accepted? Marks the ``accept`` as used."""
+        found = [accept for accept in self.accepts if accept.code == code and accept.name in names]
+        for accept in found:
+            accept.used = True
+        return bool(found)
 
     # -- building
 
@@ -228,8 +245,7 @@ def _step(state: Elaboration, step: Step, context: Context) -> None:
     if body is None:
         return
     name = context.member.expand(step.target.name)
-    for text in step.accept:
-        state.accepted[text.value] = text.span
+    state.accepts += [Accept(text.value, text.span, name) for text in step.accept]
     kind = _kind(step, context)
     try:
         if step.target.entries is not None:
@@ -279,7 +295,9 @@ def _math_step(state: Elaboration, step: Step, name: str, body: Expr, kind: str 
     if typed.dtype is None:
         fail("literal-without-dtype", body.span, "a literal alone has no dtype", helps=("write `float32(0)`",))
     old = state.bindings.get(name)
-    if old is not None and old.stored and not old.read and state.parameters[name].default is None:
+    # A constant is written on purpose (a bias silenced on other ranks); anything else that ignores a loaded value is a slip of the name.
+    silenced = typed.expr[0] == "const" or state.accept("overwritten-unread", {name})
+    if old is not None and old.stored and not old.read and not silenced and state.parameters[name].default is None:
         label = Label(old.span, "loaded from the checkpoint here")
         message = f"`{name}` is overwritten before anything read it"
         raise DiagnosticError(Diagnostic(code="overwritten-unread", message=message, span=step.target.span, labels=(label,)))

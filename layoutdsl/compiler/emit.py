@@ -118,7 +118,7 @@ class _Emitter:
             case ("const", dtype, value):
                 return ("const", dtype, value)
             case ("sum", loops, order, body):
-                return ("sum", tuple(map(_digit, loops)), tuple((axis, size_expr(div)) for axis, div in order), self.expr(body))
+                return ("sum", tuple(map(_digit, loops)), tuple(map(_digit, order)), self.expr(body))
             case (("cast" | "bits" | "rint" | "trunc") as name, dtype, operand):
                 return (name, dtype, self.expr(operand))
             case (name, *operands):

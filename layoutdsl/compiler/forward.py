@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from layoutdsl.compiler.contracts import Operand, broken_by_defaults, check_call
-from layoutdsl.compiler.elaborate import Binding, Elaboration, Silenced, view_inline
+from layoutdsl.compiler.elaborate import Accept, Elaboration, Silenced, view_inline
 from layoutdsl.compiler.emit import plan_type, size_expr
 from layoutdsl.compiler.evaluate import DtypeName, evaluate, fail
 from layoutdsl.compiler.math import walk
@@ -67,6 +67,7 @@ class _Walker:
     def __init__(self, state: Elaboration, context: Context, result: Forward) -> None:
         self.state, self.context, self.result = state, context, result
         self.locals: set[str] = set()
+        self.here = ""
 
     # -- lines
 
@@ -78,8 +79,8 @@ class _Walker:
         body = self.context.arm(line.body)
         if body is None:
             return
-        for text in line.accept:
-            self.state.accepted[text.value] = text.span
+        self.here = f"forward line {line.span.start}"
+        self.state.accepts += [Accept(text.value, text.span, self.here) for text in line.accept]
         when: Any = ("const", True)
         for condition in open_conditions:
             encoded = self.encode(condition)
@@ -197,12 +198,37 @@ class _Walker:
             fail("argument-count", expr.span, f"`{expr.name}` takes {len(contract.parameters)} arguments")
         operands = {name: operand for name, value in given.items() if (operand := self._operand(value)) is not None}
         x_dtype = str(evaluate(Name("params_dtype", expr.span), self.context)) if self._uses_x_dtype(op) else ""
-        self.context.lookup("device", expr.span)
-        problems, limits = check_call(op, expr.name_span, operands, self._context_of(operands), x_dtype)
-        self.result.problems += problems
-        self.result.limits += limits
-        if not self.context.world.concrete:
-            self.result.problems += [self._broken(limit, expr) for limit in limits if broken_by_defaults(limit, self.context)]
+        for device in self._devices():
+            problems, limits = self._checked(op, expr.name_span, operands, frozenset(given), x_dtype, device)
+            if problems is None:
+                self.result.unknown.add(op)
+                continue
+            names = {self.here, *self._names_in(expr)}
+            self.result.problems += [problem for problem in problems if not self.state.accept(problem.code, names)]
+            self.result.limits += [limit for limit in limits if all(limit.test != known.test or limit.kernel != known.kernel for known in self.result.limits)]
+            if not self.context.world.concrete:
+                broken = [limit for limit in limits if broken_by_defaults(limit, self.context) and not self.state.accept(limit.slug, names)]
+                self.result.problems += [self._broken(limit, expr) for limit in broken]
+
+    def _names_in(self, expr: Expr) -> set[str]:
+        return {self.context.member.expand(node.id) for node in walk(expr) if isinstance(node, Name)}
+
+    def _checked(
+        self, op: str, span: Span, operands: dict[str, Operand], given: frozenset[str], x_dtype: str, device: str
+    ) -> tuple[list[Diagnostic] | None, list[Limit]]:
+        """The verdict on one call, made once for all worlds in which its operands have the same types."""
+        context = self._context_of(operands)
+        key: Any = (op, span.start, tuple((n, o.type, o.integer) for n, o in operands.items()), given, x_dtype, device)
+        memo: dict[Any, Any] = context.memo
+        if key not in memo:
+            memo[key] = check_call(op, span, operands, given, context, x_dtype, device)
+        return memo[key]  # type: ignore[no-any-return]
+
+    def _devices(self) -> tuple[str, ...]:
+        """The device of this world, or all that the spec holds for where no case asks."""
+        world = self.context.world
+        decided = world.config.get("device")
+        return (str(decided),) if decided is not None else tuple(map(str, world.settings["device"].values or ()))
 
     def _uses_x_dtype(self, op: str) -> bool:
         return any("x_dtype" in text for row in CONTRACTS[op].rows for text in row.arguments.values())

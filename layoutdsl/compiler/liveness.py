@@ -8,7 +8,10 @@ from layoutdsl.ir.program import Compute, Move, Opaque, Value
 
 
 def check_liveness(state: Elaboration) -> list[Diagnostic]:
-    """Findings about one world. ``consumed-kept`` is a warning, ``loaded-unused`` a note: what a consumer keeps is its own business."""
+    """Findings about one world. ``consumed-kept`` is a warning, ``loaded-unused`` a note: what a consumer keeps is its own business.
+
+    A scalar or a vector is not worth a finding; a tensor over two axes is memory.
+    """
     findings = []
     read_by_math = {value.number for instruction in state.code if isinstance(instruction, Compute) for value in _reads(instruction.expr)}
     moved = {instruction.of.number for instruction in state.code if isinstance(instruction, (Move, Opaque))}
@@ -18,7 +21,8 @@ def check_liveness(state: Elaboration) -> list[Diagnostic]:
         if binding is None or binding.value is not parameter.value:
             continue
         number = parameter.value.number
-        if number in read_by_math and number not in moved and not _last_read_is_forward(state, name):
+        worth_it = sum(not digit.unit for digit in parameter.value.type.logical) > 1
+        if number in read_by_math and number not in moved and worth_it and not _last_read_is_forward(state, name) and not state.accept("consumed-kept", {name}):
             message = f"`{name}` is consumed by the steps and kept on the layer, where nothing reads it again"
             findings.append(
                 Diagnostic(code="consumed-kept", severity="warning", message=message, span=parameter.value.span, helps=(f"add `delete: {name}` behind its last use",))

@@ -15,7 +15,7 @@ from layoutdsl.compiler.types import dtype_name, reject
 from layoutdsl.diagnostics import Label, Span
 from layoutdsl.diagnostics.model import Diagnostic, DiagnosticError
 from layoutdsl.ir.dtypes import ELEMENTS
-from layoutdsl.ir.layout import Digit, Reject, digit_text, is_one, letter, sorted_chain
+from layoutdsl.ir.layout import Digit, Reject, digit_text, letter, sorted_chain
 from layoutdsl.ir.program import MathExpr, Value
 from layoutdsl.ir.symbolic import Proved, Size
 from layoutdsl.ops import index_math
@@ -86,7 +86,7 @@ class Math:
         if self.tensors.is_tensor(name):
             help_ = f"write `{expr.id}[...]`; `0` or nothing where it has one element"
             value = self.tensors.read(name, expr.span)
-            if all(is_one(self.context.space, digit) for digit in value.type.logical):
+            if all(digit.unit for digit in value.type.logical):
                 return self._finish_read(value, Index(expr.id, expr.span, (), expr.span), ())
             fail("index-missing", expr.span, f"`{expr.id}` is a tensor, read it with its indices", helps=(help_,))
         value = evaluate(expr, self.context)
@@ -99,13 +99,13 @@ class Math:
         value = self.tensors.read(name, expr.name_span)
         if value.type.listed:
             fail("read-of-list", expr.span, f"`{expr.name}` is a list of tensors, which math cannot read")
-        picks, missing = [], [digit for digit in value.type.logical if not is_one(self.context.space, digit)]
+        picks, missing = [], [digit for digit in value.type.logical if not digit.unit]
         for entry in expr.entries:
             if isinstance(entry, Pick):
                 picks.append(self._pick(value, entry, missing))
                 continue
             digit = self.context.digit(entry)
-            if digit is None or is_one(self.context.space, digit):
+            if digit is None or digit.unit:
                 self._check_unit(value, expr, entry, digit)
                 continue
             if digit not in missing:
@@ -137,7 +137,7 @@ class Math:
 
     def _wrong_digit(self, value: Value, expr: Index, entry: Entry | None, missing: Sequence[Digit] = ()) -> None:
         space = self.context.space
-        wanted = ", ".join(digit_text(space, d) for d in value.type.logical if not is_one(space, d)) or "0"
+        wanted = ", ".join(digit_text(space, d) for d in value.type.logical if not d.unit) or "0"
         if entry is None:
             message = f"`{expr.name}` is over [{wanted}]; {', '.join(f'`{digit_text(space, d)}`' for d in missing)} is not given"
         else:
@@ -212,7 +212,7 @@ class Math:
         order = self._order(tuple(bound), [value for value, _ in self.reads[first:]])
         return Typed(("sum", tuple(bound), order, body.expr), body.dtype)
 
-    def _order(self, bound: tuple[Digit, ...], reads: list[Value]) -> tuple[tuple[str, Size], ...]:
+    def _order(self, bound: tuple[Digit, ...], reads: list[Value]) -> tuple[Digit, ...]:
         """The order in which the body lies before it is summed: dims as seen of the first tensor read that carries a summed axis; what it lacks goes outermost.
 
         It decides the bits of a float sum, so it is part of the language (docs/language.md, sums).
@@ -221,7 +221,7 @@ class Math:
         loops = [*self.loops, *bound]
         lead = next((v for v in reads if any(d.axis in axes for dim in v.type.dims for d in dim)), None)
         if lead is None:
-            return tuple((loop.axis, loop.div) for loop in loops)
+            return tuple(loops)
         seen = list(dict.fromkeys(digit.axis for dim in lead.type.dims for digit in dim))
         chains: list[Digit] = []
         for axis in seen:
@@ -230,7 +230,7 @@ class Math:
         rest = [loop for loop in bound if loop.axis not in seen]
         ordered = [*outer, *chains, *rest]
         ordered += [loop for loop in loops if loop not in ordered]
-        return tuple((loop.axis, loop.div) for loop in ordered)
+        return tuple(ordered)
 
     # -- operators and functions
 

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 
 from layoutdsl.compiler.config import SHARED
 from layoutdsl.compiler.scope import ALL_SIZES
+from layoutdsl.compiler.worlds import nodes
 from layoutdsl.diagnostics import Diagnostic, Label, Span
 from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ops import OPS
 from layoutdsl.ops.index_math import CONVERSIONS
 from layoutdsl.syntax.document import Document, StepBlock
+from layoutdsl.syntax.tree import ElementText, Name
 
 WORDS = frozenset(
-    "in over pad to zext sext excess when if else and or not none true false otherwise sum view relayout is given last cdiv near_square x bias delete".split()
+    ["in", "over", "pad", "to", "zext", "sext", "excess", "when", "if", "else", "and", "or", "not", "none", "true", "false", "otherwise", "sum", "view", "relayout", "is", "given", "last", "cdiv", "near_square", "x", "bias", "delete"]
 )
 _AXIS = re.compile(r"[a-z][0-9]?")
 
@@ -65,9 +67,10 @@ def _declared(document: Document) -> Iterator[tuple[str, str, Span]]:
     for facet in document.variants:
         for case in facet.cases:
             yield "case", case.name.value, case.name.span
-    for each in document.each:
-        for member in each.members:
-            yield "member", member.value, member.span
+    # A word may stand in several lists of `each`, as long as it names the same member: `{p: [w13, w2], w: [w1, w2]}`.
+    members = {(i, member.value): member.span for each in reversed(document.each) for i, member in enumerate(each.members)}
+    for (_, name), span in members.items():
+        yield "member", name, span
     for param in document.params:
         yield "parameter", param.name.value, param.name.span
     stored = {param.name.value for param in document.params}
@@ -78,3 +81,12 @@ def _declared(document: Document) -> Iterator[tuple[str, str, Span]]:
             if target is not None and target.name not in stored and target.name not in made:
                 made.add(target.name)
                 yield "result", target.name, target.name_span
+
+
+def config_names(document: Document) -> tuple[str, ...]:
+    """The names of config that a spec reads: what it declares and the shared names it mentions, in the order of the shared table, its own last."""
+    mentioned = {node.id for node in nodes(document) if isinstance(node, Name)}
+    mentioned |= {node.name for node in nodes(document) if isinstance(node, ElementText)}
+    mentioned |= {declared.name.value for declared in document.config} | {name.value for name, _ in document.holds}
+    own = tuple(declared.name.value for declared in document.config if declared.name.value not in SHARED)
+    return tuple(name for name in SHARED if name in mentioned) + own

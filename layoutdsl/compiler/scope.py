@@ -70,6 +70,7 @@ class World:
     cases: dict[str, bool] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
     concrete: bool = False
+    memos: dict[Any, dict[int, Any]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
 
     def describe(self) -> str:
@@ -88,6 +89,7 @@ class Context:
     _lets: dict[str, Any] = field(default_factory=dict)
     _axes: dict[str, str] = field(default_factory=dict)
     _space: Space | None = None
+    _memo: dict[int, Any] | None = None
 
     # -- names
 
@@ -196,8 +198,31 @@ class Context:
             self._space = Space(self.facts, extents, names)
         return self._space
 
+    @property
+    def memo(self) -> dict[int, Any]:
+        """Results by node, shared by all worlds in which names of sizes have the same values: digits and types of one text are made once, not once per world."""
+        if self._memo is None:
+            values = [value if isinstance(value, (int, Size)) else str(value) for value in self._quiet_lets()]
+            config = [(name, str(value)) for name, value in sorted(self.world.config.items()) if self.world.settings[name].type == "int" or name == "params_dtype"]
+            key = (self.member.name, tuple(values), tuple(config), tuple(self.space.extents.items()))
+            self._memo = self.world.memos.setdefault((self.facts, *key), {})
+        return self._memo
+
+    def _quiet_lets(self) -> Iterator[Any]:
+        for let in self.world.document.let:
+            try:
+                yield self._let(let.name.value, let.span)
+            except (Undecided, DiagnosticError):
+                yield None
+
     def digit(self, entry: Entry) -> Digit | None:
         """An index entry as a digit; None for the unit entry ``0``. Raises DiagnosticError (``not-a-digit``)."""
+        found = self.memo.get(id(entry), self)
+        if found is self:
+            found = self.memo[id(entry)] = self._digit(entry)
+        return found  # type: ignore[no-any-return]
+
+    def _digit(self, entry: Entry) -> Digit | None:
         match entry:
             case Constant(0):
                 return None
@@ -247,7 +272,10 @@ class Context:
         return tuple(digit for digit in map(self.digit, entries) if digit is not None)
 
     def dims(self, entries: tuple[Entry, ...]) -> tuple[Dim, ...]:
-        return tuple(map(self.dim, entries))
+        key = id(entries)
+        if key not in self.memo:
+            self.memo[key] = tuple(map(self.dim, entries))
+        return self.memo[key]  # type: ignore[no-any-return]
 
 
 class _Symbolic:

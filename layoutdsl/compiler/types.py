@@ -28,8 +28,15 @@ def dtype_name(context: Context, name: str, span: Span) -> str:
     return str(value)
 
 
-def tensor_type(text: TypeText, context: Context, extra_axes: bool = False) -> TensorType:
+def tensor_type(text: TypeText, context: Context) -> TensorType:
     """The type that a text states. Raises DiagnosticError (rules of docs/language.md, types)."""
+    found: TensorType | None = context.memo.get(id(text))
+    if found is None:
+        found = context.memo[id(text)] = _tensor_type(text, context)
+    return found
+
+
+def _tensor_type(text: TypeText, context: Context) -> TensorType:
     element = Element(dtype_name(context, text.element.name, text.element.span), text.element.excess)
     logical_dims = context.dims(text.logical)
     logical = tuple(digit for dim in logical_dims for digit in dim)

@@ -30,21 +30,18 @@ def domains_of(document: Document, settings: Mapping[str, Setting]) -> dict[str,
         # A bare mention of a condition compares it with true; of anything else it is a use.
         bare = "==" if setting.type == "bool" else "use"
         compared = [(bare if op == "truth" else op, literal) for atom, op, literal in atoms if atom == name]
-        domain = _domain(setting, compared, document)
+        domain = _domain(setting, compared)
         if domain is not None:
             domains[name] = _classes(domain, compared)
     return domains
 
 
-def _domain(setting: Setting, compared: list[tuple[str, Any]], document: Document) -> tuple[ConfigValue, ...] | None:
+def _domain(setting: Setting, compared: list[tuple[str, Any]]) -> tuple[ConfigValue, ...] | None:
     if setting.values is not None:
         return tuple(setting.values) + ((None,) if setting.optional else ())
     literals = [v for op, literal in compared if op != "use" for v in (literal if isinstance(literal, tuple) else (literal,)) if v is not None]
     if setting.type == "str":
         return (*dict.fromkeys(literals), "(any other)")
-    divisors = [constant for constant in _divided_constants(document, setting.name) if constant > 0]
-    if divisors:
-        return tuple(d for d in range(1, max(divisors) + 1) if all(constant % d == 0 for constant in divisors))
     if setting.optional:
         return (None, SYMBOLIC)
     if literals:
@@ -99,12 +96,9 @@ def _atom(node: Name, parent: Binary) -> tuple[str, Any]:
     return "use", None
 
 
-def _divided_constants(document: Document, name: str) -> Iterator[int]:
-    """Constants c with a requirement ``c % name == 0``."""
-    for rule in document.require:
-        match rule.expr:
-            case Binary("==", Binary("%", Constant(int(constant)), Name(found)), Constant(0)) if found == name:
-                yield constant
+def nodes(root: Any) -> Iterator[Any]:
+    """Every dataclass node below a document, a section or an expression."""
+    return (node for node, _ in _nodes(root, ()))
 
 
 def _nodes(node: Any, parents: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
@@ -138,6 +132,9 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
     """Decide names until every case of every facet and every finite requirement has a value."""
     result, domains = Enumeration(), domains_of(document, settings)
     known_facts: dict[Any, Facts] = {}
+    memos: dict[Any, dict[int, Any]] = {}
+    outside = _names_outside_facets(document, domains)
+    seen: set[Any] = set()
     pending: list[dict[str, ConfigValue]] = [{}]
     while pending:
         config = pending.pop()
@@ -145,7 +142,7 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
             span = document.variants[0].span if document.variants else document.span
             result.problems.append(Diagnostic(code="too-many-cases", message=f"more than {MAX_WORLDS} combinations of cases", span=span))
             break
-        world = World(document, settings, dict(config), domains)
+        world = World(document, settings, dict(config), domains, memos=memos)
         try:
             reachable = decide(world, known_facts)
         except Undecided as undecided:
@@ -154,17 +151,32 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
         except DiagnosticError as error:
             result.problems += error.diagnostics
             continue
-        if reachable:
-            result.worlds.append(world)
-        else:
+        if not reachable:
             result.unreachable += 1
+            continue
+        # Configurations that lead to the same cases are one world, unless something names the config directly.
+        key = (tuple(world.cases.items()), world.facts, tuple(world.config.get(name) for name in outside))
+        if key not in seen:
+            seen.add(key)
+            result.worlds.append(world)
+    open_names = [name for name in outside if any(name not in world.config for world in result.worlds)]
+    for name in open_names:
+        result.worlds = [forked for world in result.worlds for forked in ([world] if name in world.config else fork(world, name))]
     return result
+
+
+def _names_outside_facets(document: Document, domains: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of finite domain that params, steps and the like mention themselves; tried at once, so that no elaboration starts in vain."""
+    sections = (document.params, document.steps, document.axes, document.let, document.value, document.invariants, document.forward)
+    found = {node.id for node, _ in _nodes(sections, ()) if isinstance(node, Name)}
+    found |= {node.name for node, _ in _nodes(document.params, ()) if type(node).__name__ == "ElementText"}
+    return tuple(name for name in domains if name in found)
 
 
 def fork(world: World, name: str) -> list[World]:
     """The worlds that decide one more name. Cases and facts stay: they do not depend on it, or it would have been asked for."""
     return [
-        World(world.document, world.settings, {**world.config, name: value}, world.domains, dict(world.cases), world.facts, world.concrete, set(world.used))
+        World(world.document, world.settings, {**world.config, name: value}, world.domains, dict(world.cases), world.facts, world.concrete, world.memos, set(world.used))
         for value in world.domains[name]
     ]
 
@@ -251,7 +263,9 @@ def _learn(rule: Rule, expr: Expr, context: Context, collected: _Collected) -> b
                 return True
         case Binary("==", left_expr, right_expr):
             left, right = _side(left_expr, context), _side(right_expr, context)
-            symbol = _symbol(left) or None
+            if left is None or right is None:
+                return left is right
+            symbol = _symbol(left)
             if symbol is not None and isinstance(right, (int, Size)) and symbol not in Size.of(right).symbols:
                 collected.equal[symbol] = Size.of(right)
                 return True

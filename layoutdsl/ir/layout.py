@@ -145,11 +145,6 @@ class Space:
         return Digit(axis, div, self.facts.cdiv(self.extents[axis] if capacity is None else capacity, div))
 
 
-def is_one(space: Space, digit: Digit) -> bool:
-    """Is the extent provably 1?"""
-    return digit.ext == 1 or space.facts.cdiv(digit.ext, 1) == 1
-
-
 # --- digits -----------------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -205,8 +200,8 @@ def _quotient(facts: Facts, size: Size, divisor: Size) -> Size | None:
 
 def same_logical(space: Space, left: TensorType, right: TensorType) -> bool:
     """Do two types hold the same logical digits? The logical list is a set."""
-    ours = [d for d in left.logical if not is_one(space, d)]
-    theirs = [d for d in right.logical if not is_one(space, d)]
+    ours = [d for d in left.logical if not d.unit]
+    theirs = [d for d in right.logical if not d.unit]
     return set(refine(space, ours, theirs)) == set(refine(space, theirs, ours))
 
 

@@ -24,13 +24,14 @@ class Row:
 
     arguments: type text per argument, in the kernel's letters; ``x_dtype`` stands for the dtype of the activation. integers: letters that stand for an integer argument
     (``g`` for ``antiquant_group_size``); 0 or an absent argument means one group, all of k. listed: the arguments are lists over the experts, each element of the type given.
-    required: arguments that this row cannot do without. source: where the row is from; printed in diagnostics so that a wrong row can be challenged.
+    selected_by: arguments whose presence means that this row may be meant. required: arguments that this row cannot do without. source: where the row is from; printed in diagnostics so that a wrong row can be challenged.
     """
 
     name: str
     devices: tuple[str, ...]
     arguments: Mapping[str, str]
     integers: Mapping[str, str]
+    selected_by: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
     limits: tuple[LimitRow, ...] = ()

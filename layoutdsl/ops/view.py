@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layoutdsl.ir.layout import Digit, Dim, Reject, Space, TensorType, digit_text, dim_text, dims_text, is_one, refine, with_dims
+from layoutdsl.ir.layout import Digit, Dim, Reject, Space, TensorType, digit_text, dim_text, dims_text, refine, with_dims
 from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Place, Position, Rejected, need_nd, register
 
 
@@ -44,7 +44,7 @@ class View(Op):
 
 
 def _real(space: Space, digits: Sequence[Digit]) -> list[Digit]:
-    return [digit for digit in digits if not is_one(space, digit)]
+    return [digit for digit in digits if not digit.unit]
 
 
 def _same_digits(space: Space, kind: TensorType, memory: list[Digit], dims: list[list[Digit]]) -> None:

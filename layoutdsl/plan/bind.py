@@ -150,26 +150,27 @@ def _digits(digits: Iterable[Digit], number: Evaluate) -> tuple[Digit, ...]:
 def _expr(expr: tuple[Any, ...], number: Evaluate) -> tuple[Any, ...]:
     match expr:
         case ("at", value, picks):
-            return ("at", value, tuple((_digits([digit], number)[0], _index(index, number)) for digit, index in picks))
+            return ("at", value, tuple((axis, _index(index, number)) for axis, index in picks))
         case ("const", dtype, constant):
             return ("const", dtype, constant if isinstance(constant, float) else number(constant))
         case ("sum", loops, order, body):
-            return ("sum", _digits(loops, number), _digits(order, number), _expr(body, number))
+            return ("sum", _digits(loops, number), tuple((axis, number(div)) for axis, div in order), _expr(body, number))
     name, *operands = expr
     return (name, *(_expr(operand, number) if isinstance(operand, tuple) else operand for operand in operands))
 
 
 def _index(index: Any, number: Evaluate) -> Any:
-    """An index expression: its digits stay, what holds no digit becomes a number."""
-    if isinstance(index, Digit):
-        return _digits([index], number)[0]
-    if isinstance(index, tuple) and _has_digit(index):
-        return (index[0], *(_index(operand, number) for operand in index[1:]))
+    """An index expression: its loops stay, what holds no loop becomes a number."""
+    match index:
+        case ("loop", axis, div):
+            return ("loop", axis, number(div))
+        case (name, *operands) if _has_loop(index):
+            return (name, *(_index(operand, number) for operand in operands))
     return number(index)
 
 
-def _has_digit(index: Any) -> bool:
-    return isinstance(index, Digit) or (isinstance(index, tuple) and any(_has_digit(operand) for operand in index[1:]))
+def _has_loop(index: Any) -> bool:
+    return isinstance(index, tuple) and (index[0] == "loop" or any(map(_has_loop, index[1:])))
 
 
 # ---- invariants of a bound plan ------------------------------------------------------------------------------------------------------------------------------
@@ -190,6 +191,8 @@ def _check(plan: Plan) -> None:
     for node in (*plan.inputs, *plan.code):
         place = f"input {node.name}" if isinstance(node, Input) else f"value {node.id}"
         _check_type(node.type, axes, place)
+        if isinstance(node, Compute):
+            _check_sums(node.expr, _all_digits(node.type), place)
         if isinstance(node, (Move, Opaque)):
             _check_same_tensor(types[node.of], node.type, axes, place)
         if isinstance(node, Move) and node.alias == "must" and _bytes(types[node.of], axes) != _bytes(node.type, axes):
@@ -225,6 +228,23 @@ def _check_chain(kind: TensorType, axis: str, axes: Mapping[str, int], place: st
     base, capacity = _int(chain[0].div), next((_int(pad.capacity) for pad in kind.pads if pad.axis == axis), axes[axis])
     if _reach(chain[-1]) > base * -(-capacity // base):
         _invalid(place, f"the digits of `{axis}` reach {_reach(chain[-1])}, which is beyond its {capacity} indices")
+
+
+def _check_sums(expr: tuple[Any, ...], loops: tuple[Digit, ...], place: str) -> None:
+    """The order of a sum names loops that exist: digits of the result, or of a sum around it."""
+    match expr:
+        case ("at" | "const", *_):
+            return
+        case ("sum", bound, order, body):
+            inner = (*loops, *bound)
+            for axis, div in order:
+                if not any((digit.axis, digit.div) == (axis, div) for digit in inner):
+                    _invalid(place, f"the order of a sum names `{axis}` per {div}, over which nothing runs")
+            _check_sums(body, inner, place)
+        case (_, *operands):
+            for operand in operands:
+                if isinstance(operand, tuple):
+                    _check_sums(operand, loops, place)
 
 
 def _check_same_tensor(source: TensorType, target: TensorType, axes: Mapping[str, int], place: str) -> None:

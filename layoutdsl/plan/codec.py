@@ -403,35 +403,40 @@ def _read_default(data: Json, place: str) -> Any:
 
 # ---- expressions ---------------------------------------------------------------------------------------------------------------------------------------------
 
-# An index expression is a size expression whose leaves may also be digits of loops, written {"digit": [axis, div, ext]}.
+# An index expression is a size expression whose leaves may also be loops, ("loop", axis, div); above a loop it is linear, or a digit of something linear.
+_INDEX_OPERATORS = ("+", "-", "*", "//", "%")
 
 
 def _write_index(value: Any) -> Json:
-    if isinstance(value, Digit):
-        return {"digit": DIGIT.write(value)}
-    return [value[0], *map(_write_index, value[1:])] if isinstance(value, tuple) else SIZE.write(value)
+    if not _has_loop(value):
+        return SIZE.write(value)
+    return _LOOP.write(value) if value[0] == "loop" else [value[0], *map(_write_index, value[1:])]
 
 
 def _read_index(data: Json, place: str) -> Any:
-    if isinstance(data, dict):
-        _keys(data, {"digit": 0}, place)
-        return DIGIT.read(data["digit"], place)
-    if not isinstance(data, list):
+    if not _has_loop(data):
         return SIZE.read(data, place)
-    if not data:
-        _invalid(place, "an empty index expression")
-    _nested(_read_text(data[0], place), len(data) - 1, place)
-    return (data[0], *(_read_index(operand, place) for operand in data[1:]))
+    if data[0] == "loop":
+        return _LOOP.read(data, place)
+    if data[0] not in _INDEX_OPERATORS:
+        _invalid(place, f"{_shown(data[0])} is not an operator on indices", [f"known are {', '.join(_INDEX_OPERATORS)}"])
+    name, left, right = _items(data, place, 3)
+    return (name, _read_index(left, place), _read_index(right, place))
 
 
+def _has_loop(index: Any) -> bool:
+    return isinstance(index, (list, tuple)) and len(index) > 0 and (index[0] == "loop" or any(map(_has_loop, index[1:])))
+
+
+_LOOP = _row(lambda *cells: cells, tuple, _word("a leaf of an index", ["loop"]), NAME, SIZE)
 INDEX = Codec(_write_index, _read_index)
 NUMBER = _one_of((int, int, INT), (float, dict, Codec(_write_float, _read_float)), (str, str, NAME), (tuple, list, SIZE))
 EXPR: Codec = Codec(lambda value: _write_expr(value), lambda data, place: _read_expr(data, place))
 _FORMS: dict[str, tuple[Codec, ...]] = {
-    "at": (NAME, _many(_pair(DIGIT, INDEX))),
+    "at": (NAME, _many(_pair(NAME, INDEX))),
     "const": (DTYPE, NUMBER),
     "neg": (EXPR,),
-    "sum": (_many(DIGIT), _many(DIGIT), EXPR),
+    "sum": (_many(DIGIT), _many(_pair(NAME, SIZE)), EXPR),
     **dict.fromkeys(CONVERSIONS, (DTYPE, EXPR)),
     **dict.fromkeys(BINARY, (EXPR, EXPR)),
 }
@@ -539,15 +544,15 @@ def _check_size(plan: Plan, size: Any, place: str, least: int) -> None:
 
 
 def _check_names(plan: Plan, size: Any, place: str) -> None:
-    """The sizes that an expression mentions are declared, its digits are digits."""
+    """The sizes, and in an index the axes, that an expression mentions are declared."""
     match size:
         case str() if size not in plan.sizes:
             _invalid(place, f"`{size}` is not a size of this plan")
+        case ("loop", axis, div):
+            _check_digit(plan, Digit(axis, div, 1), place)
         case tuple():
             for operand in size[1:]:
                 _check_names(plan, operand, place)
-        case Digit():
-            _check_digit(plan, size, place)
 
 
 def _check_digit(plan: Plan, digit: Digit, place: str) -> None:
@@ -592,13 +597,13 @@ def _check_expr(plan: Plan, expr: tuple[Any, ...], values: Mapping[str, TensorTy
     match expr:
         case ("at", value, picks):
             _check_defined(value, values, place)
-            for digit, index in picks:
-                _check_digit(plan, digit, place)
+            for axis, index in picks:
+                _check_digit(plan, Digit(axis, 1, 1), place)
                 _check_names(plan, index, place)
         case ("const", _, number):
             _check_names(plan, number, place)
         case ("sum", loops, order, body):
-            for digit in (*loops, *order):
+            for digit in (*loops, *(Digit(axis, div, 1) for axis, div in order)):
                 _check_digit(plan, digit, place)
             _check_expr(plan, body, values, place)
         case (_, *operands):

@@ -16,6 +16,9 @@ from typing import Any, Union
 from layoutdsl.ir.dtypes import carriage_of
 from layoutdsl.plan.model import ND, Compute, Digit, Instruction, Move, Opaque, Plan, TensorType
 
+MOST_PASSES = 1024
+"""An axis longer than this is no axis of experts (the largest models have some 400)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -89,27 +92,30 @@ def reads(node: Instruction) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_values_in(node.expr)))
 
 
-def _values_in(expr: Any) -> list[str]:
-    if not isinstance(expr, tuple) or not expr:
-        return []
-    return [expr[1]] if expr[0] == "at" else [value for part in expr[1:] for value in _values_in(part)]
+def _values_in(expr: tuple[Any, ...]) -> list[str]:
+    return [expr[1]] if expr[0] == "at" else [value for part in _operands(expr) for value in _values_in(part)]
 
 
-def _rewritten(expr: Any, value: Callable[[str], str], digit: Callable[[Digit], Digit]) -> Any:
-    """An expression with every value name and every digit replaced."""
-    if isinstance(expr, Digit):
-        return digit(expr)
-    if not isinstance(expr, tuple):
-        return expr
-    if expr and expr[0] == "at":
-        return ("at", value(expr[1]), *(_rewritten(part, value, digit) for part in expr[2:]))
-    return tuple(_rewritten(part, value, digit) for part in expr)
+def _operands(expr: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The expressions directly inside an expression."""
+    match expr:
+        case ("at" | "const", *_):
+            return ()
+        case ("sum", _, _, body):
+            return (body,)
+    return tuple(part for part in expr[1:] if isinstance(part, tuple))
 
 
-def _digits_in(expr: Any) -> list[Digit]:
-    if isinstance(expr, Digit):
-        return [expr]
-    return [digit for part in expr for digit in _digits_in(part)] if isinstance(expr, tuple) else []
+def _with_values(expr: tuple[Any, ...], names: Callable[[str], str]) -> tuple[Any, ...]:
+    """An expression that reads other values."""
+    match expr:
+        case ("at", value, picks):
+            return ("at", names(value), picks)
+        case ("const", *_):
+            return expr
+        case ("sum", loops, order, body):
+            return ("sum", loops, order, _with_values(body, names))
+    return (expr[0], *(_with_values(part, names) if isinstance(part, tuple) else part for part in expr[1:]))
 
 
 def _code(plan: Plan, device_formats: bool) -> tuple[Code, dict[str, str]]:
@@ -137,7 +143,7 @@ def _code(plan: Plan, device_formats: bool) -> tuple[Code, dict[str, str]]:
 
 def _renamed(node: Instruction, names: Mapping[str, str]) -> Instruction:
     if isinstance(node, Compute):
-        return replace(node, expr=_rewritten(node.expr, lambda value: names.get(value, value), lambda digit: digit))
+        return replace(node, expr=_with_values(node.expr, lambda value: names.get(value, value)))
     return replace(node, of=names.get(node.of, node.of))
 
 
@@ -206,7 +212,7 @@ def _with_early_reads(code: Code) -> Code:
                 best = value
         return best
 
-    nodes = tuple(replace(node, expr=_rewritten(node.expr, earliest, lambda digit: digit)) if isinstance(node, Compute) else node for node in code.nodes)
+    nodes = tuple(replace(node, expr=_with_values(node.expr, earliest)) if isinstance(node, Compute) else node for node in code.nodes)
     return replace(code, nodes=nodes)
 
 
@@ -271,10 +277,10 @@ def _type_digits(kind: TensorType) -> tuple[Digit, ...]:
 def stream_axis(code: Code, axes: Mapping[str, int]) -> str | None:
     """The axis (in practice the experts) along which all that has it can be done one index after the other; None if there is none.
 
-    A slice must still be a matrix: going through the rows of one matrix would cost more time than the memory is worth.
+    A slice must still be a matrix, and there must not be too many: going through the rows of one matrix would cost more time than the memory is worth.
     """
     used = [code.types[name] for name in dict.fromkeys(name for node in code.nodes for name in (*reads(node), node.id))]
-    candidates = [axis for axis, extent in axes.items() if extent > 1 and _streams(code.nodes, used, axis, extent)]
+    candidates = [axis for axis, extent in axes.items() if 1 < extent <= MOST_PASSES and _streams(code.nodes, used, axis, extent)]
     return max(candidates, key=lambda axis: sum(has_axis(kind, axis) for kind in used), default=None)
 
 
@@ -282,7 +288,7 @@ def _streams(nodes: Sequence[Instruction], used: Sequence[TensorType], axis: str
     having = [kind for kind in used if has_axis(kind, axis)]
     if not all(_sliceable(kind, axis, extent) for kind in having):
         return False
-    if any(digit.axis == axis for node in nodes if isinstance(node, Compute) for digit in _bound_digits(node.expr)):
+    if any(axis in _bound_axes(node.expr) for node in nodes if isinstance(node, Compute)):
         return False
     return any(len({digit.axis for digit in _type_digits(kind) if digit.ext != 1} - {axis}) >= 2 for kind in having)
 
@@ -296,14 +302,24 @@ def _sliceable(kind: TensorType, axis: str, extent: int) -> bool:
     return digits == [Digit(axis, 1, extent)] and lead(kind, axis) is not None
 
 
-def _bound_digits(expr: Any) -> list[Digit]:
-    """The digits that an expression sums over or picks by."""
-    if not isinstance(expr, tuple) or not expr:
-        return []
-    if expr[0] == "at":
-        return _digits_in(expr[2:])
-    own = _digits_in(expr[1]) if expr[0] == "sum" else []
-    return own + [digit for part in expr[1:] for digit in _bound_digits(part)]
+def _bound_axes(expr: tuple[Any, ...]) -> set[str]:
+    """The axes that an expression sums over, or reads elsewhere than at the index of the result."""
+    own: set[str] = set()
+    match expr:
+        case ("at", _, picks):
+            own = {name for axis, index in picks for name in (axis, *_axes_in(index))}
+        case ("sum", loops, _, _):
+            own = {digit.axis for digit in loops}
+    return own.union(*map(_bound_axes, _operands(expr)))
+
+
+def _axes_in(index: Any) -> list[str]:
+    match index:
+        case ("loop", axis, _):
+            return [axis]
+        case (_, *operands):
+            return [axis for operand in operands for axis in _axes_in(operand)]
+    return []
 
 
 def slice_type(kind: TensorType, axis: str) -> TensorType:
@@ -318,10 +334,7 @@ def _sliced(digit: Digit, axis: str) -> Digit:
 
 
 def _slice_node(node: Instruction, axis: str) -> Instruction:
-    node = replace(node, type=slice_type(node.type, axis))
-    if isinstance(node, Compute):
-        return replace(node, expr=_rewritten(node.expr, lambda value: value, lambda digit: _sliced(digit, axis)))
-    return node
+    return replace(node, type=slice_type(node.type, axis))
 
 
 # ---- stages --------------------------------------------------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def apply(plan: Plan, module: Module, *, math: MathMode = "exact") -> None:
     """What ``run`` gives, in place on the module.
 
     plan: bound. Its inputs are read from parameters, buffers or plain attributes; its outputs become, by kind, parameters (the same object where the name was
-    one, else new without gradient), plain attributes, buffers (not persistent), lists or numbers; inputs that are no outputs are deleted. Needs the memory of all
+    one, else new without gradient), plain attributes, buffers (not persistent), lists or numbers; inputs that are no outputs are deleted. Needs memory for all
     outputs beside the inputs, because a failure must leave the module as it was.
 
     Raises: DiagnosticError with ``already-applied``, with what ``run`` raises, or with ``plan-invalid`` where an output's name has no place on the module.

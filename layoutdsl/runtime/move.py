@@ -19,12 +19,12 @@ from typing import Any, Literal
 import torch
 
 from layoutdsl.ir.dtypes import ELEMENTS, STORAGES, carriage_of
-from layoutdsl.plan.model import Digit, Pad, TensorType
+from layoutdsl.plan.model import Digit, TensorType
 from layoutdsl.runtime.dtypes import SIGNED, UNITS, torch_dtype
 
 # One tile: small enough for the second-level cache together with its copy, large enough that torch's cost per call does not show (measured: 512 x 1024 bytes).
 TILE = 1 << 19
-NEAR, FAR = 512, 1024
+NEAR = 512
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """Value of each e2m1 code. Source: OCP Microscaling Formats specification 1.0, section 5.3.3."""
 
@@ -57,6 +57,8 @@ def same_memory(source: TensorType, target: TensorType) -> bool:
     if (source.element, source.excess, source.format) != (target.element, target.excess, target.format):
         return False
     if (source.slot_bits, _rule(source)) != (target.slot_bits, _rule(target)) or _fills(source) != _fills(target):
+        return False
+    if _rule(source) == "float" and source.storage != target.storage:
         return False
     return _in_memory(source) == _in_memory(target)
 
@@ -98,7 +100,7 @@ def _flat(tensor: torch.Tensor, kind: TensorType, copy: bool = False) -> torch.T
 
 # --- encoding ---------------------------------------------------------------------------------------------------------------------------------------------
 
-Rule = Literal["exact", "zero", "sign", "float16", "bfloat16", "float32", "float64"]
+Rule = Literal["exact", "zero", "sign", "float"]
 
 
 def _rule(kind: TensorType) -> Rule:
@@ -108,8 +110,7 @@ def _rule(kind: TensorType) -> Rule:
     if carriage_of(kind.element, kind.storage, bool(kind.lanes)) != "value":
         return "sign" if kind.extension == "sign" else "zero"
     if ELEMENTS[kind.element].kind == "float":
-        assert kind.storage in ("float16", "bfloat16", "float32", "float64")
-        return kind.storage
+        return "float"
     return "sign" if ELEMENTS[kind.element].kind == "int" and not kind.excess else "zero"
 
 
@@ -127,7 +128,7 @@ def _code(kind: TensorType, number: int) -> int:
 def _fill(out: torch.Tensor, kind: TensorType, number: int) -> None:
     """Set every element to ``number``."""
     width, bits, code, rule = STORAGES[kind.storage].bits, kind.element_bits, _code(kind, number), _rule(kind)
-    if rule not in ("exact", "zero", "sign"):
+    if rule == "float":
         out.fill_(E2M1[code])
         return
     slot = code - (1 << bits) if rule == "sign" and code >> (bits - 1) else code
@@ -329,7 +330,7 @@ def _sides(source: TensorType, target: TensorType) -> tuple[_Side, _Side]:
         ours, theirs = (_Side(SIGNED[bits], STORAGES[kind.storage].bits // bits) for kind in (source, target))
         return ours, _whole(target) if _rule(target) == "sign" else theirs
     by_value = not _recodes(source, target) and _rule(source) != "exact"
-    carried = by_value or _rule(source) not in ("exact", "zero", "sign")
+    carried = by_value or _rule(source) == "float"
     ours, theirs = (_Side(UNITS[8], STORAGES[kind.storage].bits // 8) for kind in (source, target))
     return _whole(source) if carried else ours, theirs if _rule(target) == "exact" else _whole(target)
 
@@ -374,14 +375,21 @@ def _plain(kind: TensorType) -> TensorType:
 def _box(loops: Sequence[_Loop], budget: int) -> list[int]:
     """How many steps of each loop make a tile: long runs in the source and in the target first, then what the budget allows."""
     counts = [1] * len(loops)
-    by_source = range(len(loops) - 1, -1, -1)
+    by_source = list(reversed(range(len(loops))))
     by_target = sorted(by_source, key=lambda i: loops[i].target)
-    for order, limit in ((by_source, NEAR), (by_target, FAR), (by_source, budget)):
+    for order, limit in ((by_source, NEAR), (by_target, budget // NEAR)):
+        run = 1
         for i in order:
-            others = prod(counts) // counts[i] if limit == budget else prod(counts[j] for j in order[: list(order).index(i)])
-            room = limit // others
-            counts[i] = max(counts[i], min(loops[i].count, room - room % 8 if room > 8 else max(room, 1)))
+            counts[i] = max(counts[i], _most(loops[i].count, limit // run))
+            run *= counts[i]
+    for i in by_source:
+        counts[i] = max(counts[i], _most(loops[i].count, budget * counts[i] // prod(counts)))
     return counts
+
+
+def _most(count: int, room: int) -> int:
+    """As many steps as there is room for; a part of a loop is a multiple of eight, so that tiles stay aligned."""
+    return count if count <= room else max(room - room % 8 if room > 8 else room, 1)
 
 
 def _tiles(loops: Sequence[_Loop], counts: Sequence[int]) -> Iterator[tuple[tuple[int, ...], int, int]]:
@@ -401,8 +409,8 @@ def _copy_units(read: torch.Tensor, written: torch.Tensor, loops: tuple[_Loop, .
         read, written, loops = _widened(read, written, loops)
     ours, theirs = [loop.source for loop in loops], [loop.target for loop in loops]
     if not loops or loops[-1].target == min(theirs):
-        shape = [loop.count for loop in loops]
-        _at(written, shape, theirs, 0).copy_(_at(read, shape, ours, 0))
+        whole = [loop.count for loop in loops]
+        _at(written, whole, theirs, 0).copy_(_at(read, whole, ours, 0))
         return
     counts = _box(loops, TILE // read.element_size())
     stage = torch.empty(prod(counts) * read.element_size() // 8 + 1, dtype=torch.int64, device=read.device)
@@ -433,18 +441,19 @@ def _permute(read: torch.Tensor, written: torch.Tensor, stage: torch.Tensor) -> 
 
     Single bytes go by way of ``stage``: eight neighbours are transposed as one int64, then dealt out from there; half the time of the direct copy (measured).
     """
-    ratio, *others = 8 // read.element_size(), *read.stride()[:-1]
+    ratio, others = 8 // read.element_size(), read.stride()[:-1]
     fits = ratio > 2 and read.dtype == written.dtype and read.numel() >= 4096 and read.shape[-1] % ratio == 0
     if not fits or read.stride(-1) != 1 or read.storage_offset() % ratio or any(s % ratio for s in others) or read.data_ptr() % 8:
         written.copy_(read)
         return
-    rank = read.dim()
-    order = sorted(range(rank), key=lambda dim: -written.stride(dim))
+    rank, strides = read.dim(), written.stride()
+    order = sorted(range(rank), key=lambda dim: -strides[dim])
     wide = read.view(torch.int64).permute(order)
     staged = stage[: wide.numel()].view(wide.shape)
     staged.copy_(wide)
-    dealt = written.unflatten(-1, (written.shape[-1] // ratio, ratio)).permute(*order, rank)
-    dealt.copy_(staged.view(read.dtype).unflatten(-1, (staged.shape[-1], ratio)))
+    eights = (*written.shape[:-1], written.shape[-1] // ratio, ratio)
+    dealt = written.as_strided(eights, (*strides[:-1], strides[-1] * ratio, strides[-1]))
+    dealt.permute(*order, rank).copy_(staged.view(read.dtype).view(*staged.shape, ratio))
 
 
 # --- elements of less than a byte -------------------------------------------------------------------------------------------------------------------------
@@ -455,7 +464,7 @@ def _copy_codes(read: torch.Tensor, written: torch.Tensor, nest: _Nest, sides: t
     read, written = read.view(sides[0].unit), written.view(sides[1].unit)
     ours, theirs = [loop.source for loop in nest.loops], [loop.target for loop in nest.loops]
     rules = _rule(source), _rule(target)
-    by_float = any(rule not in ("exact", "zero", "sign") for rule in rules)
+    by_float = "float" in rules
     counts = _box(nest.loops, TILE // 8 if by_float else TILE)
     size = prod(counts)
     codes, other = (torch.empty(size, dtype=torch.uint8, device=read.device) for _ in range(2))

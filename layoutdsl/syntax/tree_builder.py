@@ -187,8 +187,13 @@ class TreeBuilder(Transformer):  # type: ignore[type-arg]
         return self._type(element, [], None, pads, self._span(closer, closer))
 
     def native_type(self, children: list[Any]) -> TypeText:
-        element, _, digits, closer, pads = children
-        return self._type(element, digits, None, pads, self._span(closer, closer))
+        element, _, digits, closer, over, pads = children
+        if over is None:
+            return self._type(element, digits, None, pads, self._span(closer, closer))
+        # `int8[k, n] over nz[k, n]`: the element is its own storage, and the dims are the logical digits.
+        stored = LayoutText(None, element.name, element.span, _bare_all(digits), (), None, None, None, _join(element.span, self._span(closer, closer)))
+        layout = self.layout([stored, over])
+        return self._type(element, digits, layout, pads, layout.span)
 
     def stored_scalar_type(self, children: list[Any]) -> TypeText:
         element, _, _, _, layout, pads = children

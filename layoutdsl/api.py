@@ -1,0 +1,301 @@
+"""The public face: load a spec, compile it, run or apply its plan.
+
+Above the compiler and the runtime. Importing this module imports neither torch nor the parsers; each is imported by the call that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.plan import model
+from layoutdsl.plan.bind import bind, broken_limits
+from layoutdsl.plan.codec import decode, encode, plan_hash
+from layoutdsl.plan.solve import solve_sizes
+from layoutdsl.bundled import bundled, find_bundled
+
+if TYPE_CHECKING:
+    import torch
+
+    from layoutdsl.syntax.document import Document
+
+MathMode = Literal["exact", "fast"]
+
+
+class Format(IntEnum):
+    """Storage formats by their ACL number (torch_npu 2.13, npu_format_cast)."""
+
+    ND = 2
+    FRACTAL_NZ = 29
+
+
+class FormatCast(TypedDict):
+    """One cast to FRACTAL_NZ: the parameter's name, the shape and dtype that torch sees, the format, and further arguments of npu_format_cast."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    format: Format
+    arguments: dict[str, int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter to create before weights are loaded.
+
+    shape: of this partition. dtype: torch's name. default: None where the checkpoint must have it, a number it is filled with, or ``uninitialised`` where it may be absent
+    and nothing reads it. output_dim, input_dim, packed_dim, packed_factor, quant_method: attributes for vLLM's weight loaders, None where the loader must not see them.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    default: int | float | str | None = None
+    output_dim: int | None = None
+    input_dim: int | None = None
+    packed_dim: int | None = None
+    packed_factor: int | None = None
+    quant_method: str | None = None
+
+    @property
+    def required(self) -> bool:
+        return self.default is None
+
+    @property
+    def loader_attributes(self) -> dict[str, int | str]:
+        """The attributes that are set, ready for ``setattr`` on a torch Parameter."""
+        names = ("output_dim", "input_dim", "packed_dim", "packed_factor", "quant_method")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+class Spec:
+    """A spec file, read and parsed. Made by :func:`load_spec`."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    @property
+    def document(self) -> Document:
+        return self._document
+
+    @property
+    def scheme(self) -> str:
+        return self._document.scheme.value
+
+    @property
+    def layer(self) -> str:
+        return self._document.layer.value
+
+    @property
+    def title(self) -> str:
+        return self._document.title.value
+
+    @cached_property
+    def config_names(self) -> tuple[str, ...]:
+        """The names of config that this spec reads, its own and the shared ones, in the order of the shared table."""
+        from layoutdsl.compiler.names import config_names
+
+        return config_names(self._document)
+
+    def __repr__(self) -> str:
+        return f"<Spec {self.scheme}.{self.layer} from {self._document.source.name}>"
+
+
+class Plan:
+    """A compiled spec for one configuration; bound if the sizes of a layer are known. Made by :func:`compile_spec` or :func:`load_plan`."""
+
+    def __init__(self, plan: model.Plan, bound: model.Plan | None = None, sizes: Mapping[str, int] | None = None) -> None:
+        self._plan, self._bound, self.sizes = plan, bound, dict(sizes or {})
+
+    # -- data
+
+    @property
+    def data(self) -> model.Plan:
+        """The symbolic plan."""
+        return self._plan
+
+    @property
+    def scheme(self) -> str:
+        return self._plan.scheme
+
+    @property
+    def layer(self) -> str:
+        return self._plan.layer
+
+    @cached_property
+    def hash(self) -> str:
+        return plan_hash(self._plan)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config that decided this plan."""
+        return dict(self._plan.config)
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        return self._plan.sizes
+
+    def to_json(self) -> str:
+        """The canonical JSON of the symbolic plan."""
+        return encode(self._plan)
+
+    def bind(self, sizes: Mapping[str, int]) -> Plan:
+        """The plan for a layer of these sizes. Raises DiagnosticError: unknown or missing sizes, a broken requirement."""
+        return Plan(self._plan, bind(self._plan, sizes), sizes)
+
+    @property
+    def bound(self) -> model.Plan:
+        """The plan with integers. Raises DiagnosticError (``size-missing``) for a plan without sizes."""
+        if self._bound is None:
+            message = f"the sizes of the layer are not known: {', '.join(self._plan.sizes)}"
+            raise DiagnosticError(Diagnostic(code="size-missing", message=message, where=self.scheme, helps=("pass `sizes` to `compile_spec`, or call `plan.bind(sizes)`",)))
+        return self._bound
+
+    @property
+    def warnings(self) -> list[Diagnostic]:
+        """Conditions of use of the kernels that these sizes break."""
+        return broken_limits(self._plan, self.sizes) if self._bound is not None else []
+
+    # -- before loading
+
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """What to create before any weight is loaded, by name, in the spec's order."""
+        return {
+            parameter.name: Parameter(parameter.type.shape, parameter.type.storage, parameter.default, **dict(parameter.loader))  # type: ignore[arg-type]
+            for parameter in self.bound.inputs
+        }
+
+    @cached_property
+    def format_casts(self) -> list[FormatCast]:
+        """The FRACTAL_NZ casts in the spec's order."""
+        names = self._names_of_values()
+        return [
+            FormatCast(
+                name=names[instruction.id],
+                shape=list(instruction.type.shape),
+                dtype=instruction.type.storage,
+                format=Format(int(dict(instruction.arguments)["format"])),
+                arguments={name: value for name, value in instruction.arguments if name != "format"},
+            )
+            for instruction in self.bound.code
+            if isinstance(instruction, model.Opaque) and instruction.function == "format_cast"
+        ]
+
+    def _names_of_values(self) -> dict[str, str]:
+        """For every value the parameter it was made from."""
+        names = {parameter.id: parameter.name for parameter in self.bound.inputs}
+        for instruction in self.bound.code:
+            names[instruction.id] = names.get(instruction.of, "") if not isinstance(instruction, model.Compute) else instruction.id
+        for output in self.bound.outputs:
+            names.setdefault(output.value, output.name)
+        return names
+
+    # -- running
+
+    def run(self, tensors: dict[str, torch.Tensor], *, math: MathMode = "exact", donate: bool = False) -> dict[str, Any]:
+        """All that the layer has afterwards: name to tensor, list of tensors, or number.
+
+        tensors: the parameters by name. They are never changed; with ``donate=True`` they may be: each is taken out of ``tensors`` after its last use.
+        math: ``exact`` keeps the order of every float sum (bit-equal to the system that is replaced, on x86); ``fast`` may sum in any order.
+        An unbound plan solves the sizes from the shapes. Raises: DiagnosticError.
+        """
+        from layoutdsl.runtime.execute import run
+
+        return run(self._bound_for(tensors), tensors, math=math, donate=donate)
+
+    def _bound_for(self, tensors: Mapping[str, torch.Tensor]) -> model.Plan:
+        if self._bound is not None:
+            return self._bound
+        return bind(self._plan, solve_sizes(self._plan, {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}))
+
+    def apply(self, module: torch.nn.Module, *, math: MathMode = "exact") -> None:
+        """The same in place on a module, once. Raises: DiagnosticError (``already-applied`` on a second call); the module is then as it was."""
+        from layoutdsl.runtime.apply import apply
+
+        apply(self.bound, module, math=math)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}={value}" for name, value in self.sizes.items()) or "unbound"
+        return f"<Plan {self.scheme}.{self.layer} {sizes}>"
+
+
+# --- functions ----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def load_spec(spec: str | Path, layer: str | None = None) -> Spec:
+    """A spec by bundled id (``W4A8_DYNAMIC`` with ``layer="linear"``, or ``W4A8_DYNAMIC.linear``) or by path.
+
+    Raises: DiagnosticError with everything that is wrong with the text.
+    """
+    from layoutdsl.syntax.reader import read_document
+    from layoutdsl.syntax.yaml_reader import read_source
+
+    path = find_bundled(str(spec), layer) if not _is_path(spec) else Path(spec)
+    document = read_document(read_source(path))
+    if layer is not None and document.layer.value != layer:
+        message = f"the file holds layer `{document.layer.value}`, not `{layer}`"
+        raise DiagnosticError(Diagnostic(code="layer-differs", message=message, span=document.layer.span))
+    return Spec(document)
+
+
+def _is_path(spec: str | Path) -> bool:
+    return isinstance(spec, Path) or any(mark in spec for mark in "/\\") or spec.endswith((".yaml", ".yml"))
+
+
+def validate(spec: Spec | str | Path, layer: str | None = None) -> list[Diagnostic]:
+    """Everything that is wrong with a spec, proved for all sizes and every reachable configuration; an empty list for a right one."""
+    from layoutdsl.compiler.driver import validate as prove
+
+    try:
+        loaded = spec if isinstance(spec, Spec) else load_spec(spec, layer)
+    except DiagnosticError as error:
+        return list(error.diagnostics)
+    return prove(loaded.document)
+
+
+def compile_spec(
+    spec: Spec | str | Path,
+    *,
+    layer: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    params_dtype: Any = None,
+) -> Plan:
+    """The plan of one configuration.
+
+    config: values by name; what is missing takes the spec's default. params_dtype: ``bfloat16`` or ``float16``, as a name or a torch dtype. sizes: bind at once.
+    Raises: DiagnosticError.
+    """
+    from layoutdsl.compiler.driver import compile_document
+
+    loaded = spec if isinstance(spec, Spec) else load_spec(spec, layer)
+    given = dict(config or {})
+    if params_dtype is not None:
+        given["params_dtype"] = str(params_dtype).removeprefix("torch.")
+    plan = Plan(compile_document(loaded.document, given))
+    return plan.bind(sizes) if sizes is not None else plan
+
+
+def load_plan(path: str | Path) -> Plan:
+    """A plan from its JSON file. Needs neither the language nor the spec. Raises: DiagnosticError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DiagnosticError(Diagnostic(code="file-unreadable", message=str(error.strerror or error).lower(), where=str(path))) from None
+    except UnicodeDecodeError:
+        raise DiagnosticError(Diagnostic(code="plan-syntax", message="this is not UTF-8 text", where=str(path))) from None
+    try:
+        return Plan(decode(text))
+    except DiagnosticError as error:
+        raise DiagnosticError(*(replace(d, where=d.where or str(path)) for d in error.diagnostics)) from None
+
+
+__all__ = ["Format", "FormatCast", "Parameter", "Plan", "Spec", "bundled", "compile_spec", "load_plan", "load_spec", "validate"]

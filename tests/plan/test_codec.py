@@ -1,0 +1,272 @@
+"""The text of a plan: what goes in comes out, and nothing else ever does."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_plans import small_plan
+
+from layoutdsl.diagnostics import DiagnosticError
+from layoutdsl.plan import codec
+from layoutdsl.plan.bind import bind
+from layoutdsl.plan.codec import decode, encode, plan_hash
+from layoutdsl.plan.model import FORMAT, VERSION, Plan
+
+PLAN = small_plan()
+DATA = json.loads(encode(PLAN))
+
+
+def signed(data: dict[str, Any]) -> str:
+    """The text of changed data, with the hash that it should have: what a forger would write."""
+    body = {key: value for key, value in data.items() if key != "hash"}
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return json.dumps({**body, "hash": "sha256:" + hashlib.sha256(text.encode()).hexdigest()})
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(DiagnosticError) as caught:
+        decode(text)
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.message
+    assert "?" not in "".join((diagnostic.message, *diagnostic.notes, *diagnostic.helps))
+    return diagnostic.code
+
+
+@pytest.mark.parametrize("plan", [PLAN, bind(PLAN, {"N": 64, "K": 100}), dataclasses.replace(PLAN, forward="external", code=(), outputs=())])
+def test_round_trip(plan: Plan) -> None:
+    text = encode(plan)
+    assert decode(text) == plan
+    assert encode(decode(text)) == text
+
+
+def test_canonical() -> None:
+    text = encode(PLAN)
+    assert " " not in text.replace("weight: transpose(k, n)", "").replace("weight: pack(n, int32)", "").replace("weight: nz", "").replace(
+        "N % 8 == 0", ""
+    ).replace("K >= 32", "").replace("K <= 65535", "").replace("op document", "")
+    assert text.isascii()
+    assert list(DATA) == sorted(DATA)
+    assert DATA["format"] == FORMAT
+    assert DATA["version"] == VERSION
+    assert DATA["hash"] == plan_hash(PLAN)
+    assert "null" not in text
+    assert "true" not in text
+
+
+def test_kinds_survive() -> None:
+    config = dict(decode(encode(PLAN)).config)
+    assert config["nz"] is True
+    assert type(config["ratio"]) is float
+    assert type(config["group_size"]) is int
+    assert config["absent"] is None
+
+
+def test_every_field_is_written() -> None:
+    """A field that somebody adds to the model must reach the text."""
+    empty = dataclasses.replace(PLAN, code=(), outputs=())
+    assert {field.name for field in dataclasses.fields(Plan)} | {"format", "version", "hash"} == set(json.loads(encode(empty)))
+    for key, name in (("inputs", "Input"), ("outputs", "Output"), ("limits", "Limit"), ("require", "Condition"), ("forward", "Call")):
+        fields = {field.name for field in dataclasses.fields(getattr(codec, name))}
+        assert fields == set(DATA[key][0])
+    for node in PLAN.code:
+        written = next(entry for entry in DATA["code"] if entry["id"] == node.id)
+        assert {field.name for field in dataclasses.fields(node)} | {"do"} == set(written)
+        assert {field.name for field in dataclasses.fields(node.type)} == set(written["type"])
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "plan-syntax"),
+        ("\x80\x03pickle", "plan-syntax"),
+        ("[]", "plan-syntax"),
+        ("{}", "plan-syntax"),
+        ("null", "plan-syntax"),
+        ('{"format": "gguf"}', "plan-syntax"),
+        (encode(PLAN)[:-1], "plan-syntax"),
+        (encode(PLAN)[:500], "plan-syntax"),
+        (encode(PLAN) + "{}", "plan-syntax"),
+        ("[" * 100_000, "plan-syntax"),
+        ('{"a":' * 100_000, "plan-syntax"),
+        ("[" * 90 + "]" * 90, "plan-syntax"),
+        ("1" * 5000, "plan-syntax"),
+        (encode(PLAN).replace('"version":1', '"version":1.0'), "plan-syntax"),
+        (encode(PLAN).replace('"version":1', '"version":NaN'), "plan-syntax"),
+        (encode(PLAN).replace('"version":1', '"version":9223372036854775809'), "plan-syntax"),
+        (encode(PLAN).replace('"version":1', '"version":1,"version":1'), "plan-syntax"),
+        (encode(PLAN).replace('"version":1', '"version":2'), "plan-version"),
+        (encode(PLAN).replace('"version":1', '"version":true'), "plan-version"),
+        (encode(PLAN).replace(',"version":1', ""), "plan-version"),
+        (encode(PLAN).replace('"SMALL"', '"small"'), "plan-hash"),
+        (encode(PLAN).replace('"hash":"sha256:', '"hash":"sha512:'), "plan-hash"),
+        (encode(PLAN).replace('"hash":', '"hush":'), "plan-hash"),
+        (encode(PLAN).replace('"hash":"', '"hash":["').replace('","inputs"', '"],"inputs"'), "plan-hash"),
+        ('{"format":"layoutdsl-plan","version":1,"hash":"\\ud800"}', "plan-hash"),
+    ],
+)
+def test_refused_texts(text: str, code: str) -> None:
+    assert refusal(text) == code
+
+
+CHANGES: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "unknown key": (("colour",), 1),
+    "missing key": (("axes",), ...),
+    "unknown key inside": (("inputs", 0, "colour"), 1),
+    "missing key inside": (("inputs", 0, "default"), ...),
+    "unknown instruction": (("code", 0, "do"), "exec"),
+    "instruction of the wrong kind": (("code", 0), ["move"]),
+    "unknown expression": (("code", 3, "expr", 0), "eval"),
+    "expression without a name": (("code", 3, "expr"), []),
+    "too few operands": (("code", 3, "expr"), ["*", ["const", "float32", 8]]),
+    "unknown conversion dtype": (("code", 3, "expr", 1), ["const", "float12", 8]),
+    "unknown size function": (("axes", 0, 1), ["system", "N"]),
+    "size function without operands": (("axes", 0, 1), ["+"]),
+    "size function with too many operands": (("axes", 0, 1), ["//", "N", 2, 2]),
+    "unknown size": (("axes", 0, 1), "M"),
+    "unknown size in a condition": (("require", 0, "test"), ["==", "M", 0]),
+    "size of the wrong kind": (("axes", 0, 1), {"float": "0x1.0p+3"}),
+    "unknown dtype": (("inputs", 0, "type", "storage"), "int7"),
+    "unknown element": (("inputs", 0, "type", "element"), "int7"),
+    "unknown opaque function": (("code", 2, "function"), "run"),
+    "unknown alias rule": (("code", 0, "alias"), "perhaps"),
+    "unknown kind of output": (("outputs", 0, "kind"), "module"),
+    "unknown promise": (("outputs", 0, "bits"), "most"),
+    "unknown extension": (("inputs", 0, "type", "extension"), "one"),
+    "null": (("scheme",), None),
+    "a number for a text": (("scheme",), 1),
+    "a text for a number": (("inputs", 0, "type", "excess"), "0"),
+    "a boolean for a number": (("inputs", 0, "type", "excess"), True),
+    "not a name": (("inputs", 0, "name"), "../weight"),
+    "bad float": (("inputs", 2, "default"), {"float": "0.5"}),
+    "nan": (("inputs", 2, "default"), {"float": "nan"}),
+    "huge float": (("inputs", 2, "default"), {"float": "0x1.0p+99999"}),
+    "undefined value": (("code", 0, "of"), "v77"),
+    "forward reference": (("code", 0, "of"), "v5"),
+    "reference to itself": (("code", 0, "of"), "v4"),
+    "forward reference in an expression": (("code", 3, "expr", 2, 3, 1, 2, 1), "v8"),
+    "duplicate id": (("code", 1, "id"), "v4"),
+    "id out of order": (("code", 1, "id"), "v9"),
+    "duplicate input name": (("inputs", 1, "name"), "weight"),
+    "duplicate output name": (("outputs", 1, "name"), "weight"),
+    "duplicate axis": (("axes", 1, 0), "n"),
+    "output of nothing": (("outputs", 0, "value"), "v99"),
+    "order that repeats": (("code", 0, "type", "order"), [0, 0]),
+    "order that is short": (("code", 0, "type", "order"), [0]),
+    "unknown axis": (("inputs", 0, "type", "dims", 0, 0, 0), "q"),
+    "unknown listed axis": (("inputs", 0, "type", "listed"), "q"),
+    "unknown padded axis": (("code", 5, "type", "pads", 0, 0), "q"),
+    "negative extent": (("inputs", 0, "type", "dims", 0, 0, 2), -8),
+    "zero divisor": (("inputs", 0, "type", "dims", 0, 0, 1), 0),
+    "digit with a cell too many": (("inputs", 0, "type", "dims", 0, 0), ["n", 1, "N", 0]),
+    "negative format": (("inputs", 0, "type", "format"), -1),
+    "element changed by a move": (("code", 1, "type", "element"), "uint4"),
+    "dims changed by a format cast": (("code", 2, "type", "dims"), []),
+    "a pick by an unknown axis": (("code", 4, "expr", 1, 1, 2, 0, 0), "q"),
+    "an index by an unknown axis": (("code", 4, "expr", 1, 1, 2, 0, 1, 2, 1), "q"),
+    "a loop with a cell too many": (("code", 4, "expr", 1, 1, 2, 0, 1, 2), ["loop", "n", 1, 1]),
+    "an operator that indices do not have": (("code", 4, "expr", 1, 1, 2, 0, 1, 0), "cdiv"),
+    "an order by an unknown axis": (("code", 3, "expr", 2, 2, 0, 0), "q"),
+    "forward of the wrong kind": (("forward",), "internal"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_refused_changes(name: str) -> None:
+    path, value = CHANGES[name]
+    data = copy.deepcopy(DATA)
+    node: Any = data
+    for key in path[:-1]:
+        node = node[key]
+    if value is ...:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = value
+    assert refusal(signed(data)) == "plan-invalid"
+
+
+def test_unnamed_things_are_not_written() -> None:
+    for config in ((("a", float("nan")),), (("a", [1]),), (("a", object()),), (("a", 2**70),)):
+        with pytest.raises(ValueError, match=r"plan|bits"):
+            encode(dataclasses.replace(PLAN, config=config))
+
+
+ATOMS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["v0", "v4", "v9", "N", "K", "n", "at", "sum", "cast", "//", "near_square", "move", "int4", "float32", "", "external", "uninitialised"]),
+    st.just([]),
+    st.just({}),
+    st.just({"float": "0x1.0000000000000p+0"}),
+    st.just(["loop", "n", 1]),
+)
+
+
+def paths(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    return [path, *(found for key, child in inner for found in paths(child, (*path, key)))]
+
+
+PATHS = paths({key: value for key, value in DATA.items() if key not in ("hash", "format", "version")})[1:]
+
+
+def parent(data: Any, path: tuple[Any, ...]) -> Any:
+    for key in path[:-1]:
+        data = data[key]
+    return data
+
+
+def outcome(work: Callable[[], Plan]) -> Plan | str:
+    """A plan, or the code of the diagnostic."""
+    try:
+        return work()
+    except DiagnosticError as error:
+        return error.diagnostics[0].code
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, len(PATHS) - 1), st.sampled_from(["set", "delete", "repeat", "swap", "rename"]), ATOMS, st.randoms(use_true_random=False))
+def test_mutations_end_in_a_plan_or_a_diagnostic(place: int, action: str, atom: Any, rng: random.Random) -> None:
+    data = copy.deepcopy(DATA)
+    path = PATHS[place]
+    node = parent(data, path)
+    if action == "delete":
+        del node[path[-1]]
+    elif action == "repeat" and isinstance(node, list):
+        node.insert(path[-1], copy.deepcopy(node[path[-1]]))
+    elif action == "swap":
+        other = rng.choice(PATHS)
+        node[path[-1]] = copy.deepcopy(parent(DATA, other)[other[-1]])
+    elif action == "rename" and isinstance(node, dict):
+        node["renamed"] = node.pop(path[-1])
+    else:
+        node[path[-1]] = atom
+    text = signed(data)
+    plan = outcome(lambda: decode(text))
+    if isinstance(plan, str):
+        assert plan in ("plan-syntax", "plan-invalid", "plan-version")
+        return
+    assert decode(encode(plan)) == plan
+    bound = outcome(lambda: bind(plan, dict.fromkeys(plan.sizes, 64)))
+    assert isinstance(bound, Plan) or bound in ("plan-invalid", "requirement-failed")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.text(), st.recursive(ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)).map(json.dumps)
+    )
+)
+def test_any_text_ends_in_a_diagnostic(text: str) -> None:
+    refusal(text)

@@ -1,0 +1,263 @@
+"""Running plans: inputs are left alone, aliases are aliases, defaults are filled, and memory does not grow with the number of experts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import weakref
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import torch
+from handwritten import Writer, experts, kind, linear
+
+from layoutdsl.diagnostics import DiagnosticError
+from layoutdsl.plan.bind import bind
+from layoutdsl.plan.model import Digit, Plan
+from layoutdsl.runtime.dtypes import TORCH
+from layoutdsl.runtime.execute import run
+
+N, K, E, Z = Digit("n", 1, 8), Digit("k", 1, 16), Digit("e", 1, 3), Digit("z", 1, 0)
+AXES = (("n", 8), ("k", 16), ("e", 3), ("z", 0))
+SIZES = {"E": 4, "I": 64, "H": 128}
+
+
+def random_inputs(plan: Plan) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    tensors = {}
+    for node in plan.inputs:
+        drawn = torch.randint(-8, 8, node.type.shape) if node.type.storage.startswith("int") else torch.rand(node.type.shape) + 0.1
+        tensors[node.name] = drawn.to(TORCH[node.type.storage])
+    return tensors
+
+
+def tensor(value: Any) -> torch.Tensor:
+    assert isinstance(value, torch.Tensor)
+    return value
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return torch.equal(left, right) and left.dtype == right.dtype and left.stride() == right.stride()
+
+
+def bound(w: Writer) -> Plan:
+    return bind(w.plan((), AXES), {})
+
+
+# ---- results -------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_streaming_gives_the_bits_of_whole_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = bind(experts(lists=True), SIZES)
+    inputs = random_inputs(plan)
+    streamed = run(plan, inputs)
+    monkeypatch.setattr("layoutdsl.plan.schedule.stream_axis", lambda code, axes: None)
+    whole = run(plan, inputs)
+    assert list(streamed) == list(whole) == [output.name for output in plan.outputs]
+    assert all(same(streamed[name], whole[name]) for name in whole)
+
+
+def test_lists() -> None:
+    found = run(plan := bind(experts(lists=True), SIZES), random_inputs(plan))
+    for p in ("w13", "w2"):
+        weights, biases, bias = found[f"{p}_weight_list"], found[f"{p}_scale_bias_list"], tensor(found[f"{p}_scale_bias"])
+        assert isinstance(weights, list)
+        assert isinstance(biases, list)
+        assert len(weights) == len(biases) == SIZES["E"]
+        for index, (weight, view) in enumerate(zip(weights, biases)):
+            assert torch.equal(weight, tensor(found[f"{p}_weight"])[index])
+            assert (weight.storage_offset(), weight.untyped_storage().nbytes()) == (0, weight.numel() * 4)
+            assert view.data_ptr() == bias[index].data_ptr()
+            assert view.storage_offset() == index * view.numel()
+
+
+def test_a_list_without_its_tensor() -> None:
+    w = Writer()
+    views = w.move(w.move(w.input("t", kind("int8", (E,), (N,), (K,))), kind("int8", (E,), (K,), (N,)), "never"), kind("int8", (K,), (N,), listed="e"), "must")
+    w.output("own", w.move(views, kind("int8", (K,), (N,), listed="e"), "never"), "list")
+    given = torch.randint(-128, 127, (3, 8, 16), dtype=torch.int8)
+    found = run(bound(w), {"t": given})["own"]
+    assert isinstance(found, list)
+    assert same(found, [part.t().contiguous() for part in given])
+
+
+def test_a_list_of_one() -> None:
+    w = Writer()
+    w.output("one", w.compute(kind("float32", (Z,)), ("const", "float32", 0)), "list")
+    found = run(bound(w), {})["one"]
+    assert isinstance(found, list)
+    assert [part.shape for part in found] == [(0,)]
+
+
+def test_numbers() -> None:
+    w = Writer()
+    ratio, flag = w.input("ratio", kind("float32", ())), w.input("flag", kind("bool", ()))
+    w.output("ratio", ratio, "value")
+    w.output("flag", flag, "value")
+    w.output("count", w.compute(kind("int32", ()), ("const", "int32", 7)), "value")
+    found = run(bound(w), {"ratio": torch.tensor([0.5]), "flag": torch.tensor([True])})
+    assert found == {"ratio": 0.5, "flag": True, "count": 7}
+    assert [type(value) for value in found.values()] == [float, bool, int]
+
+
+# ---- inputs --------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_inputs_are_not_changed_and_untouched_ones_come_back() -> None:
+    plan = bind(linear(), {"N": 64, "K": 128})
+    inputs = random_inputs(plan)
+    before = {name: value.clone() for name, value in inputs.items()}
+    found = run(plan, inputs)
+    assert all(torch.equal(inputs[name], before[name]) for name in before)
+    assert found["weight_offset_second"] is inputs["weight_offset_second"]
+    assert tensor(found["weight_offset"]).data_ptr() == inputs["weight_offset"].data_ptr()
+    assert tensor(found["weight"]).data_ptr() != inputs["weight"].data_ptr()
+
+
+def test_parameters_with_gradients() -> None:
+    plan = bind(linear(), {"N": 64, "K": 128})
+    inputs = random_inputs(plan)
+    plain = run(plan, inputs)
+    grown = {name: torch.nn.Parameter(value, requires_grad=value.is_floating_point()) for name, value in inputs.items()}
+    found = run(plan, grown)
+    assert all(same(tensor(found[name]).detach(), tensor(plain[name])) for name in plain)
+    assert not any(tensor(value).requires_grad for name, value in found.items() if name != "weight_offset_second")
+    assert torch.is_grad_enabled()
+
+
+def test_inputs_of_any_strides() -> None:
+    plan = bind(experts(lists=True), SIZES)
+    inputs = random_inputs(plan)
+    wide = {name: torch.cat([value.flatten()[:1], value.flatten()])[1:].view(value.shape) for name, value in inputs.items()}
+    turned = {name: value.transpose(0, 1).contiguous().transpose(0, 1) for name, value in inputs.items()}
+    expected = run(plan, inputs)
+    for given in (wide, turned):
+        found = run(plan, given)
+        outputs = [name for name in expected if name not in given or found[name] is not given[name]]
+        assert len(outputs) == len(expected) - 2
+        assert all(same(found[name], expected[name]) for name in outputs)
+
+
+def test_defaults() -> None:
+    w = Writer()
+    plain = w.input("plain", kind("bfloat16", (N,)), 0.5)
+    lanes = w.input("lanes", kind("int4", (N,), (Digit("k", 8, 2),), storage="int32", lanes=(Digit("k", 1, 8),)), -3)
+    excess = w.input("excess", kind("int4", (N,), (Digit("k", 8, 2),), storage="int32", lanes=(Digit("k", 1, 8),), excess=8), 0)
+    scale = w.input("scale", kind("float32", (N,), storage="int64", extension="zero"), 0)
+    spare = w.input("spare", kind("int8", (N,)), "uninitialised")
+    w.output("plain", plain)
+    w.output("lanes", w.move(lanes, kind("int4", (N,), (K,), storage="int8"), "never"))
+    w.output("excess", w.move(excess, kind("int4", (N,), (K,), storage="int8"), "never"))
+    w.output("words", excess)
+    w.output("scale", scale)
+    w.output("spare", spare)
+    found = run(bound(w), {"plain": torch.ones(8, dtype=torch.bfloat16)})
+    assert torch.equal(tensor(found["plain"]), torch.ones(8, dtype=torch.bfloat16))
+    found = run(bound(w), {})
+    assert torch.equal(tensor(found["plain"]), torch.full((8,), 0.5, dtype=torch.bfloat16))
+    assert torch.equal(tensor(found["lanes"]), torch.full((8, 16), -3, dtype=torch.int8))
+    assert torch.equal(tensor(found["excess"]), torch.zeros(8, 16, dtype=torch.int8))
+    assert torch.equal(tensor(found["words"]).view(torch.uint8), torch.full((8, 8), 0x88, dtype=torch.uint8))
+    assert torch.equal(tensor(found["scale"]), torch.zeros(8, dtype=torch.int64))
+    assert tensor(found["spare"]).shape == (8,)
+
+
+def test_a_default_that_cannot_be_written() -> None:
+    w = Writer()
+    w.output("scale", w.input("scale", kind("float32", (N,), storage="int64", extension="zero"), 1))
+    with pytest.raises(DiagnosticError) as caught:
+        run(bound(w), {})
+    assert caught.value.diagnostics[0].code == "plan-invalid"
+
+
+def test_wrong_inputs() -> None:
+    plan = bind(linear(), {"N": 64, "K": 128})
+    inputs = random_inputs(plan)
+    wrong = {**inputs, "weight": inputs["weight"].to(torch.complex64), "weight_scale": inputs["weight_scale"][:3], "extra": torch.ones(1)}
+    del wrong["weight_offset"]
+    with pytest.raises(DiagnosticError) as caught:
+        run(plan, wrong, donate=True)
+    assert sorted(d.code for d in caught.value.diagnostics) == ["tensor-dtype", "tensor-missing", "tensor-shape", "tensor-unexpected"]
+    assert len(wrong) == 5
+    with pytest.raises(DiagnosticError) as caught:
+        run(plan, {**inputs, "weight": inputs["weight"].to("meta")})
+    assert [d.code for d in caught.value.diagnostics] == ["tensor-device"]
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_donated_inputs_go_as_soon_as_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = bind(experts(), SIZES)
+    inputs = random_inputs(plan)
+    expected = run(plan, dict(inputs))
+    kept = {name: weakref.ref(value) for name, value in inputs.items()}
+    seen: list[set[str]] = []
+    monkeypatch.setattr("layoutdsl.runtime.execute._Job.loop", _spy("loop", kept, seen))
+    found = run(plan, inputs, donate=True)
+    assert inputs == {}
+    assert all(same(found[name], expected[name]) for name in expected)
+    assert "w13_weight" in seen[0]
+    assert "w13_weight" not in seen[1]
+    assert {"w13_weight_offset_second", "w2_weight_offset_second"}.isdisjoint(seen[0])
+    assert {name for name, ref in kept.items() if ref() is not None} == {"w13_weight_offset", "w2_weight_offset"}
+
+
+def _spy(method: str, kept: dict[str, Any], seen: list[set[str]]) -> Any:
+    from layoutdsl.runtime.execute import _Job
+
+    real = getattr(_Job, method)
+
+    def wrapped(self: Any, *args: Any) -> Any:
+        seen.append({name for name, ref in kept.items() if ref() is not None})
+        return real(self, *args)
+
+    return wrapped
+
+
+def test_donation_needs_a_dict() -> None:
+    plan = bind(linear(), {"N": 64, "K": 128})
+    with pytest.raises(TypeError, match="dict"):
+        run(plan, MappingProxyType(random_inputs(plan)), donate=True)
+
+
+PEAK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from handwritten import experts
+from layoutdsl.plan.bind import bind
+from layoutdsl.runtime.dtypes import TORCH
+from layoutdsl.runtime.execute import run
+
+def status(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+
+def tensors(count):
+    plan = bind(experts(), {"E": count, "I": 512, "H": 1024})
+    return plan, {node.name: torch.ones(node.type.shape, dtype=TORCH[node.type.storage]) for node in plan.inputs}
+
+run(*tensors(1))
+plan, inputs = tensors(int(sys.argv[2]))
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+out = run(plan, inputs)
+made = sum(v.numel() * v.element_size() for k, v in out.items() if k not in inputs or v is not inputs[k])
+print(status("VmHWM") - before - made)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_memory_does_not_grow_with_the_experts() -> None:
+    folder = str(__file__).rpartition("/")[0]
+    peaks = {
+        count: int(subprocess.run([sys.executable, "-c", PEAK, folder, str(count)], check=True, capture_output=True, text=True).stdout) for count in (2, 8, 32)
+    }
+    print("\npeak temporary MiB per number of experts:", {count: round(peak / 2**20, 1) for count, peak in peaks.items()})
+    assert peaks[32] < peaks[2] + 2 * 2**20
+    # One expert's w13 is 1 MiB; the reference makes a float copy of all of them.
+    assert peaks[32] < 32 * 2**20
