@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from layoutdsl.bundled import bundled, find_bundled
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan import model
 from layoutdsl.plan.bind import bind, broken_limits
 from layoutdsl.plan.codec import decode, encode, plan_hash
 from layoutdsl.plan.solve import solve_sizes
-from layoutdsl.bundled import bundled, find_bundled
 
 if TYPE_CHECKING:
     import torch
@@ -48,8 +48,10 @@ class FormatCast(TypedDict):
 class Parameter:
     """A parameter to create before weights are loaded.
 
-    shape: of this partition. dtype: torch's name. default: None where the checkpoint must have it, a number it is filled with, or ``uninitialised`` where it may be absent
-    and nothing reads it. output_dim, input_dim, packed_dim, packed_factor, quant_method: attributes for vLLM's weight loaders, None where the loader must not see them.
+    shape: of this partition. dtype: torch's name. default: None where the checkpoint must have it, a number it is filled with, or ``uninitialised`` where
+    it may be absent
+    and nothing reads it. output_dim, input_dim, packed_dim, packed_factor, quant_method: attributes for vLLM's weight loaders, None where the loader must
+    not see them.
     """
 
     shape: tuple[int, ...]
@@ -155,7 +157,9 @@ class Plan:
         """The plan with integers. Raises DiagnosticError (``size-missing``) for a plan without sizes."""
         if self._bound is None:
             message = f"the sizes of the layer are not known: {', '.join(self._plan.sizes)}"
-            raise DiagnosticError(Diagnostic(code="size-missing", message=message, where=self.scheme, helps=("pass `sizes` to `compile_spec`, or call `plan.bind(sizes)`",)))
+            raise DiagnosticError(
+                Diagnostic(code="size-missing", message=message, where=self.scheme, helps=("pass `sizes` to `compile_spec`, or call `plan.bind(sizes)`",))
+            )
         return self._bound
 
     @property
@@ -271,7 +275,8 @@ def compile_spec(
 ) -> Plan:
     """The plan of one configuration.
 
-    config: values by name; what is missing takes the spec's default. params_dtype: ``bfloat16`` or ``float16``, as a name or a torch dtype. sizes: bind at once.
+    config: values by name; what is missing takes the spec's default. params_dtype: ``bfloat16`` or ``float16``, as a name or a torch dtype. sizes: bind at
+    once.
     Raises: DiagnosticError.
     """
     from layoutdsl.compiler.driver import compile_document

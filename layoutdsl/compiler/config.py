@@ -14,13 +14,14 @@ from layoutdsl.compiler.consumers import CONSUMERS, DEFAULT_CONSUMER, DEVICE_ALI
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
 from layoutdsl.syntax.document import CaseMap, ConfigDecl, Document, Literal
 
-ConfigValue = int | bool | str | None
+ConfigValue = int | float | bool | str | None
 TYPES = {"int": int, "bool": bool, "str": str}
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One name of the config. type: int, bool or str. values: the closed domain, or None. none: values that mean absent. ``declared``: where the spec says so."""
+    """One name of the config. type: int, bool or str. values: the closed domain, or None. none: values that mean absent. ``declared``: where the spec says
+    so."""
 
     name: str
     type: str
@@ -143,7 +144,9 @@ def _checked(setting: Setting, value: Any) -> ConfigValue:
         raise DiagnosticError(Diagnostic(code="config-type", message=f"`{name}` is {setting.type}, found {found}", where=name))
     if setting.values is not None and value not in setting.values:
         listed = ", ".join(str(v) for v in setting.values)
-        raise DiagnosticError(Diagnostic(code="config-value", message=f"`{name}` cannot be {value!r} here", where=name, helps=(f"this spec holds for: {listed}",)))
+        raise DiagnosticError(
+            Diagnostic(code="config-value", message=f"`{name}` cannot be {value!r} here", where=name, helps=(f"this spec holds for: {listed}",))
+        )
     if setting.type == "int" and setting.values is None and value < setting.minimum:
         raise DiagnosticError(Diagnostic(code="config-value", message=f"`{name}` cannot be {value}", where=name, notes=(f"it is at least {setting.minimum}",)))
     checked: ConfigValue = value

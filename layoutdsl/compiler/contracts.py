@@ -70,15 +70,19 @@ class Mismatch(Exception):
         self.argument, self.expected, self.reason = argument, expected, reason
 
 
+def rows_for(name: str, device: str) -> tuple[Row, ...]:
+    return tuple(row for row in CONTRACTS[name].rows if device in row.devices)
+
+
 def check_call(
-    name: str, span: Span, operands: Mapping[str, Operand], given: frozenset[str], context: Context, x_dtype: str, device: str
+    name: str, span: Span, operands: Mapping[str, Operand], given: frozenset[str], context: Context, x_dtype: str, device_rows: tuple[Row, ...]
 ) -> tuple[list[Diagnostic] | None, list[Limit]]:
     """Problems and conditions of use of one call; None for a call that no row speaks of.
 
     operands: the arguments whose types are known, by name; given: the names of all arguments; ``x_dtype``: dtype of the 16-bit activation.
     """
     contract = CONTRACTS[name]
-    rows = [row for row in contract.rows if device in row.devices and _meant(row, operands, given)]
+    rows = [row for row in device_rows if _meant(row, operands, given)]
     if not rows:
         return None, []
     failures: list[tuple[int, Row, Mismatch]] = []
@@ -88,8 +92,8 @@ def check_call(
             return [], matcher.match(contract, span)
         except Mismatch as mismatch:
             failures.append((matcher.matched, row, mismatch))
-    _, row, mismatch = max(failures, key=lambda failure: failure[0])
-    return [_refusal(name, row, mismatch, operands, context, span)], []
+    _, closest, reason = max(failures, key=lambda failure: failure[0])
+    return [_refusal(name, closest, reason, operands, context, span)], []
 
 
 def _meant(row: Row, operands: Mapping[str, Operand], given: frozenset[str]) -> bool:
@@ -136,7 +140,7 @@ class _Matcher:
     def _bind_letters(self, name: str, text: TypeText) -> None:
         kind = self._operand(name)
         dims = text.layout.dims if text.layout else text.logical
-        found = [dim for dim in kind.dims]
+        found = kind.dims
         if len(found) != len(dims):
             raise Mismatch(name, text.span.text, f"it has {len(found)} dims, not {len(dims)}")
         for entry, dim in zip(dims, found):
@@ -181,18 +185,25 @@ class _Matcher:
 
     def _compare(self, name: str, text: TypeText) -> None:
         kind = self._operand(name)
-        try:
-            expected = tensor_type(text, self._row_context())
-        except DiagnosticError as error:
-            raise Mismatch(name, text.span.text, error.diagnostics[0].message) from None
+        expected = self._expected(name, text)
         expected = replace(expected, view=kind.view, initialised=kind.initialised)
         if not kind.initialised:
             raise Mismatch(name, text.span.text, "it is not in the checkpoint here and has no `init`")
         reason = difference(self.context.space, kind, expected)
-        if reason is not None or len([d for d in kind.dims if not d or d[0].unit]) != len(
-            [d for d in expected.dims if not d or d[0].unit]
-        ):
+        if reason is not None or len([d for d in kind.dims if not d or d[0].unit]) != len([d for d in expected.dims if not d or d[0].unit]):
             raise Mismatch(name, type_text(self.context.space, expected), reason or "the rank differs")
+
+    def _expected(self, name: str, text: TypeText) -> TensorType:
+        """The row's type over the operands' axes; made once for all worlds in which the letters mean the same."""
+        memo: dict[Any, Any] = self.context.memo
+        key = (text.span.text, tuple(self.letters.items()), tuple(self.integers.items()), self.x_dtype)
+        found = memo.get(key)
+        if found is None:
+            try:
+                found = memo[key] = tensor_type(text, self._row_context())
+            except DiagnosticError as error:
+                raise Mismatch(name, text.span.text, error.diagnostics[0].message) from None
+        return found
 
     def _limit(self, kernel: str, limit: LimitRow, span: Span) -> Limit:
         expr, context = _row_test(limit.test), self._row_context()
@@ -224,5 +235,3 @@ def _letter(entry: Entry) -> str | None:
         case Constant():
             return None
     return None
-
-

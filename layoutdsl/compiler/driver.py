@@ -114,7 +114,7 @@ class _Stored:
             return self.results[name]
         if name in self.state.parameters:
             return self.state.parameters[name].value
-        return self.state._absent(name, span)  # type: ignore[no-any-return]
+        self.state.absent(name, span)
 
     def is_tensor(self, name: str) -> bool:
         return name in self.results or name in self.state.parameters
@@ -137,7 +137,7 @@ def _contexts(state: Elaboration, name: str) -> list[Context]:
 
 
 def _check_value(decl: ValueDecl, context: Context, stored: _Stored) -> None:
-    body = context.arm(decl.body)
+    body = context.expr(decl.body)
     if body is None:
         return
     dims = context.dims(decl.target.entries or ())
@@ -285,5 +285,3 @@ def _constant_output(name: str, constant: Constant, kind: str, code: list[Instru
     result = state.value(name, native_type(dtype, ()), span)
     code.append(Compute(result, ("const", dtype, constant.value), span))
     return Output(name, result, kind)
-
-

@@ -1,6 +1,7 @@
 """From a document and a decided world to a typed program: cases picked, templates expanded, every stage typed and lowered.
 
-Single assignment by text order: a right side sees the versions above it, its target is bound after it. Problems are collected; a value that failed silences what
+Single assignment by text order: a right side sees the versions above it, its target is bound after it. Problems are collected; a value that failed
+silences what
 depends on it.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from layoutdsl.compiler.evaluate import evaluate, fail, integer, size_of
 from layoutdsl.compiler.math import Math, Typed
@@ -73,9 +74,7 @@ class Elaboration:
 
     def read(self, name: str, span: Span) -> Value:
         """The current version of a tensor. Raises DiagnosticError for a name that is not there, Silenced for one that failed."""
-        binding = self.bindings.get(name)
-        if binding is None:
-            self._absent(name, span)
+        binding = self.bindings.get(name) or self.absent(name, span)
         binding.read = True
         if binding.value is None:
             raise Silenced
@@ -89,11 +88,11 @@ class Elaboration:
     def read_output(self, name: str, span: Span) -> None:
         """Forward uses what the layer has at the end."""
         if name not in self.bindings:
-            self._absent(name, span)
+            self.absent(name, span)
         self.bindings[name].read = True
         self.forward_names.add(name)
 
-    def _absent(self, name: str, span: Span) -> Any:
+    def absent(self, name: str, span: Span) -> NoReturn:
         if name in self.deleted:
             label = Label(self.deleted[name], "deleted here")
             raise DiagnosticError(Diagnostic(code="read-after-delete", message=f"`{name}` was deleted", span=span, labels=(label,)))
@@ -198,7 +197,7 @@ def _parameter(state: Elaboration, param: ParamDecl, context: Context) -> None:
 
 
 def _given(param: ParamDecl, context: Context) -> bool:
-    condition = context.arm(param.given)
+    condition = context.expr(param.given)
     return condition is not None and context.holds(condition)
 
 
@@ -233,7 +232,7 @@ def _delete(state: Elaboration, item: Delete, target: Target, context: Context) 
         return
     name = context.member.expand(target.name)
     if name not in state.bindings:
-        state._absent(name, target.span)
+        state.absent(name, target.span)
     state.deleted[name] = target.span
     del state.bindings[name]
 
@@ -271,7 +270,12 @@ def _kind(step: Step, context: Context) -> str | None:
 def _scalar_step(state: Elaboration, step: Step, name: str, body: Expr, kind: str | None, context: Context) -> None:
     """``name: expression`` without an index: a number of the config, or one element read from a tensor."""
     if kind != "value":
-        fail("kind-missing", step.target.span, f"`{name}` without an index is a number", helps=("write `as: value`, or give the target its index as in `name[n]`",))
+        fail(
+            "kind-missing",
+            step.target.span,
+            f"`{name}` without an index is a number",
+            helps=("write `as: value`, or give the target its index as in `name[n]`",),
+        )
     if isinstance(body, Index):
         typed = Math(context, state, ()).typed(body)
         assert typed.dtype is not None
@@ -327,7 +331,9 @@ def _unpacked(state: Elaboration, value: Value, span: Span) -> Value:
         return value
     element = value.type.element.name
     storage = ELEMENTS[element].native or next(s for s in ("int8", "float32") if carriage_of(element, s, False) == "value")
-    kind = TensorType(replace(value.type.element, excess=0), storage, tuple((d,) for d in value.type.logical), value.type.logical, tuple(range(len(value.type.logical))))
+    kind = TensorType(
+        replace(value.type.element, excess=0), storage, tuple((d,) for d in value.type.logical), value.type.logical, tuple(range(len(value.type.logical)))
+    )
     result = state.value(value.name, kind, span)
     state.code.append(Move(result, value, "never", span))
     return result
@@ -361,7 +367,12 @@ def _word_step(state: Elaboration, step: Step, name: str, stage: Stage, kind: st
         _scalar_step(state, step, name, Name(stage.op, stage.op_span), kind, context)
         return
     close = get_close_matches(stage.op, [*OPS, *state.named], 1)
-    fail("op-unknown", stage.op_span, f"`{stage.op}` is neither an op nor a tensor", helps=(f"a name like it is `{close[0]}`",) if close else (f"ops: {', '.join(OPS)}",))
+    fail(
+        "op-unknown",
+        stage.op_span,
+        f"`{stage.op}` is neither an op nor a tensor",
+        helps=(f"a name like it is `{close[0]}`",) if close else (f"ops: {', '.join(OPS)}",),
+    )
 
 
 def stage_arguments(op: Op, stage: Stage, context: Context) -> dict[str, Any]:
@@ -375,8 +386,7 @@ def stage_arguments(op: Op, stage: Stage, context: Context) -> dict[str, Any]:
         form = f"{op.name}({', '.join(p.name for p in op.parameters)})" if op.parameters else op.name
         fail("argument-count", stage.span, f"`{op.name}` takes {len(op.parameters)} argument(s), found {len(stage.arguments)}", helps=(f"write `{form}`",))
     return {
-        parameter.name: _argument(parameter.kind, parameter.words, argument.value, op, context)
-        for parameter, argument in zip(op.parameters, stage.arguments)
+        parameter.name: _argument(parameter.kind, parameter.words, argument.value, op, context) for parameter, argument in zip(op.parameters, stage.arguments)
     }
 
 
@@ -441,9 +451,7 @@ def _with_story(error: Reject, stage: Stage, value: Value, context: Context) -> 
 
     story = f"the value here is `{type_text(context.space, value.type)}`"
     labels = (Label(value.span, "made here"),) if value.span.source is stage.span.source and value.span != stage.span else ()
-    return DiagnosticError(
-        Diagnostic(code=error.code, message=error.message, span=stage.span, labels=labels, notes=(story, *error.notes), helps=error.helps)
-    )
+    return DiagnosticError(Diagnostic(code=error.code, message=error.message, span=stage.span, labels=labels, notes=(story, *error.notes), helps=error.helps))
 
 
 def view_inline(context: Context, name: str, value: Value, stages: tuple[Stage, ...]) -> TensorType:
@@ -454,7 +462,9 @@ def view_inline(context: Context, name: str, value: Value, stages: tuple[Stage, 
             continue
         op = OPS.get(stage.op)
         if op is None or op.instruction != "move" or op.alias != "must" or op.name == "unbind":
-            fail("inline-copies", stage.span, f"`{stage.op}` would copy on every call", helps=("make it a step, so that it runs once when the layer is loaded",))
+            fail(
+                "inline-copies", stage.span, f"`{stage.op}` would copy on every call", helps=("make it a step, so that it runs once when the layer is loaded",)
+            )
         try:
             kind = op.result(context.space, kind, stage_arguments(op, stage, context))
         except Reject as error:
@@ -464,8 +474,4 @@ def view_inline(context: Context, name: str, value: Value, stages: tuple[Stage, 
 
 def outputs_of(state: Elaboration) -> list[Output]:
     """What the layer has afterwards, in the order in which the names were last bound."""
-    return [
-        Output(name, binding.value, binding.kind) for name, binding in state.bindings.items() if isinstance(binding.value, Value)
-    ]
-
-
+    return [Output(name, binding.value, binding.kind) for name, binding in state.bindings.items() if isinstance(binding.value, Value)]

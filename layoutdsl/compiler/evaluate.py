@@ -121,7 +121,12 @@ def arithmetic(expr: Binary, left: int | Size, right: int | Size, facts: Facts) 
         divide = facts.div if expr.op == "//" else facts.mod
         return _tidy(divide(left, right))
     except ValueError:
-        fail("divisor-not-a-product", expr.right.span, f"cannot reason about a division by `{expr.right.span.text}`", helps=("divide by a product of names and numbers",))
+        fail(
+            "divisor-not-a-product",
+            expr.right.span,
+            f"cannot reason about a division by `{expr.right.span.text}`",
+            helps=("divide by a product of names and numbers",),
+        )
 
 
 def _tidy(value: int | Size) -> int | Size:
@@ -161,7 +166,7 @@ def _ordered(expr: Binary, left: int | Size, right: int | Size, scope: Scope) ->
 
 
 def _open_size(expr: Expr, verdict: object = None) -> NoReturn:
-    notes = ()
+    notes: tuple[str, ...] = ()
     if isinstance(verdict, Refuted) and verdict.sizes:
         notes = (f"false for {', '.join(f'{name} = {value}' for name, value in verdict.sizes)}, true for others",)
     fail("size-condition", expr.span, f"`{expr.span.text}` depends on the size of a layer, so one plan cannot serve all sizes", notes=notes)

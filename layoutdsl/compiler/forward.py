@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
-from layoutdsl.compiler.contracts import Operand, broken_by_defaults, check_call
+from layoutdsl.compiler.contracts import Operand, broken_by_defaults, check_call, rows_for
 from layoutdsl.compiler.elaborate import Accept, Elaboration, Silenced, view_inline
 from layoutdsl.compiler.emit import plan_type, size_expr
 from layoutdsl.compiler.evaluate import DtypeName, evaluate, fail
@@ -20,7 +20,7 @@ from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ir.layout import Element, TensorType
 from layoutdsl.ir.program import Limit, Value
 from layoutdsl.ir.symbolic import Size
-from layoutdsl.kernels import CONTRACTS
+from layoutdsl.kernels import CONTRACTS, Row
 from layoutdsl.plan.model import Call as PlanCall
 from layoutdsl.syntax.document import ForwardBlock, ForwardLine, ForwardWord
 from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Index, Inline, Items, Name, Sum, Unary
@@ -76,7 +76,7 @@ class _Walker:
         open_conditions = [c for c in conditions if self._at_call_time(c)]
         if not all(self.context.holds(c) for c in conditions if c not in open_conditions):
             return
-        body = self.context.arm(line.body)
+        body = self.context.expr(line.body)
         if body is None:
             return
         self.here = f"forward line {line.span.start}"
@@ -198,8 +198,9 @@ class _Walker:
             fail("argument-count", expr.span, f"`{expr.name}` takes {len(contract.parameters)} arguments")
         operands = {name: operand for name, value in given.items() if (operand := self._operand(value)) is not None}
         x_dtype = str(evaluate(Name("params_dtype", expr.span), self.context)) if self._uses_x_dtype(op) else ""
-        for device in self._devices():
-            problems, limits = self._checked(op, expr.name_span, operands, frozenset(given), x_dtype, device)
+        # Devices with the same rows are one case.
+        for rows in {rows_for(op, device): None for device in self._devices()}:
+            problems, limits = self._checked(op, expr.name_span, operands, frozenset(given), x_dtype, rows)
             if problems is None:
                 self.result.unknown.add(op)
                 continue
@@ -214,14 +215,14 @@ class _Walker:
         return {self.context.member.expand(node.id) for node in walk(expr) if isinstance(node, Name)}
 
     def _checked(
-        self, op: str, span: Span, operands: dict[str, Operand], given: frozenset[str], x_dtype: str, device: str
+        self, op: str, span: Span, operands: dict[str, Operand], given: frozenset[str], x_dtype: str, rows: tuple[Row, ...]
     ) -> tuple[list[Diagnostic] | None, list[Limit]]:
         """The verdict on one call, made once for all worlds in which its operands have the same types."""
         context = self._context_of(operands)
-        key: Any = (op, span.start, tuple((n, o.type, o.integer) for n, o in operands.items()), given, x_dtype, device)
+        key: Any = (op, span.start, tuple((n, o.type, o.integer) for n, o in operands.items()), given, x_dtype, tuple(row.name for row in rows))
         memo: dict[Any, Any] = context.memo
         if key not in memo:
-            memo[key] = check_call(op, span, operands, given, context, x_dtype, device)
+            memo[key] = check_call(op, span, operands, given, context, x_dtype, rows)
         return memo[key]  # type: ignore[no-any-return]
 
     def _devices(self) -> tuple[str, ...]:
@@ -236,7 +237,11 @@ class _Walker:
     def _broken(self, limit: Limit, expr: Call) -> Diagnostic:
         message = f"the spec's own defaults break a condition of `{expr.name}`: {limit.text}"
         return Diagnostic(
-            code=limit.slug, message=message, span=expr.name_span, notes=(f"contract row {limit.source}",), helps=(f"change the step, or `accept: {limit.slug}` with a `why`",)
+            code=limit.slug,
+            message=message,
+            span=expr.name_span,
+            notes=(f"contract row {limit.source}",),
+            helps=(f"change the step, or `accept: {limit.slug}` with a `why`",),
         )
 
     def _context_of(self, operands: dict[str, Operand]) -> Context:
@@ -282,5 +287,3 @@ def op_name(text: str) -> str:
     """``npu_x`` is ``npu::npu_x``; ``_C_ascend.y`` is ``_C_ascend::y``."""
     namespace, dot, name = text.rpartition(".")
     return f"{namespace}::{name}" if dot else f"npu::{text}"
-
-

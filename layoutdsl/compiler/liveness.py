@@ -25,7 +25,9 @@ def check_liveness(state: Elaboration) -> list[Diagnostic]:
         if number in read_by_math and number not in moved and worth_it and not _last_read_is_forward(state, name) and not state.accept("consumed-kept", {name}):
             message = f"`{name}` is consumed by the steps and kept on the layer, where nothing reads it again"
             findings.append(
-                Diagnostic(code="consumed-kept", severity="warning", message=message, span=parameter.value.span, helps=(f"add `delete: {name}` behind its last use",))
+                Diagnostic(
+                    code="consumed-kept", severity="warning", message=message, span=parameter.value.span, helps=(f"add `delete: {name}` behind its last use",)
+                )
             )
         elif number not in read_by_math and number not in forward_reads:
             message = f"`{name}` is loaded and kept, but no step and no kernel uses it"

@@ -1,6 +1,7 @@
 """What a weight loader needs to know of a parameter, derived from its digits.
 
-Source of the attributes: vLLM's weight loaders (facts: catalogue 2.2-2.4): ``output_dim``/``input_dim`` are the dims that tensor parallelism narrows, ``packed_dim`` and
+Source of the attributes: vLLM's weight loaders (facts: catalogue 2.2-2.4): ``output_dim``/``input_dim`` are the dims that tensor parallelism narrows,
+``packed_dim`` and
 ``packed_factor`` say that a fused shard's offset is divided, ``quant_method`` picks the MoE loader's branch for scales.
 """
 

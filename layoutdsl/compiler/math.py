@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from layoutdsl.compiler.evaluate import DtypeName, evaluate, fail, size_of
+from layoutdsl.compiler.evaluate import evaluate, fail, size_of
 from layoutdsl.compiler.scope import Context
 from layoutdsl.compiler.types import dtype_name, reject
 from layoutdsl.diagnostics import Label, Span
@@ -90,7 +90,7 @@ class Math:
                 return self._finish_read(value, Index(expr.id, expr.span, (), expr.span), ())
             fail("index-missing", expr.span, f"`{expr.id}` is a tensor, read it with its indices", helps=(help_,))
         value = evaluate(expr, self.context)
-        if isinstance(value, DtypeName) or isinstance(value, (str, bool)) or value is None:
+        if isinstance(value, (str, bool)) or value is None:
             fail("not-math", expr.span, f"`{expr.id}` is not a number")
         return Typed(("const", None, value), None)
 
@@ -270,7 +270,12 @@ class Math:
             if len(arguments) != 1:
                 fail("argument-count", expr.span, f"`{expr.name}(...)` casts one expression")
             return self._convert("cast", dtype_name(self.context, expr.name, expr.name_span), arguments[0], expr.span)
-        fail("name-unknown", expr.name_span, f"`{expr.name}` is not a function of index math", helps=(f"known: dtypes, sum[...], {', '.join(index_math.CONVERSIONS)}",))
+        fail(
+            "name-unknown",
+            expr.name_span,
+            f"`{expr.name}` is not a function of index math",
+            helps=(f"known: dtypes, sum[...], {', '.join(index_math.CONVERSIONS)}",),
+        )
 
     def _names_dtype(self, expr: Call) -> bool:
         world = self.context.world
@@ -322,11 +327,12 @@ def walk(expr: Any) -> Iterator[Any]:
             for part in items:
                 yield from walk(part)
         case Index(entries=entries):
-            for part in entries:
-                yield from walk(part)
+            for entry in entries:
+                yield from walk(entry)
         case Sum(entries=entries, body=body):
-            for part in (*entries, body):
-                yield from walk(part)
+            for entry in entries:
+                yield from walk(entry)
+            yield from walk(body)
         case Call(arguments=arguments):
             for argument in arguments:
                 yield from walk(argument.value)

@@ -16,7 +16,36 @@ from layoutdsl.syntax.document import Document, StepBlock
 from layoutdsl.syntax.tree import ElementText, Name
 
 WORDS = frozenset(
-    ["in", "over", "pad", "to", "zext", "sext", "excess", "when", "if", "else", "and", "or", "not", "none", "true", "false", "otherwise", "sum", "view", "relayout", "is", "given", "last", "cdiv", "near_square", "x", "bias", "delete"]
+    [
+        "in",
+        "over",
+        "pad",
+        "to",
+        "zext",
+        "sext",
+        "excess",
+        "when",
+        "if",
+        "else",
+        "and",
+        "or",
+        "not",
+        "none",
+        "true",
+        "false",
+        "otherwise",
+        "sum",
+        "view",
+        "relayout",
+        "is",
+        "given",
+        "last",
+        "cdiv",
+        "near_square",
+        "x",
+        "bias",
+        "delete",
+    ]
 )
 _AXIS = re.compile(r"[a-z][0-9]?")
 

@@ -1,6 +1,7 @@
 """Names and what they mean: one namespace over cases, axes, extents, ``let``, config, dtypes and sizes; per member of a template.
 
-Made by the driver for one :class:`World`; read by every later pass. Invariant: within one world a name has one meaning; what is of finite domain is decided or raises ``Undecided``.
+Made by the driver for one :class:`World`; read by every later pass. Invariant: within one world a name has one meaning; what is of finite domain is
+decided or raises ``Undecided``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from layoutdsl.compiler.config import ConfigValue, Setting
 from layoutdsl.compiler.evaluate import DtypeName, Undecided, evaluate, fail, size_of, truth
@@ -54,9 +55,7 @@ def members_of(document: Document) -> tuple[Member, ...]:
     lengths = {len(each.members) for each in document.each}
     if len(lengths) > 1:
         fail("each-not-parallel", document.each[-1].span, "the word lists of `each` differ in length")
-    return tuple(
-        Member(tuple((each.name.value, each.members[i].value) for each in document.each)) for i in range(len(document.each[0].members))
-    )
+    return tuple(Member(tuple((each.name.value, each.members[i].value) for each in document.each)) for i in range(len(document.each[0].members)))
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +70,7 @@ class World:
     facts: Facts = field(default_factory=Facts)
     concrete: bool = False
     memos: dict[Any, dict[int, Any]] = field(default_factory=dict)
+    uses: frozenset[str] | None = None
     used: set[str] = field(default_factory=set)
 
     def describe(self) -> str:
@@ -127,7 +127,7 @@ class Context:
         if name not in self._lets:
             self._lets[name] = _PENDING
             decl = next(let for let in self.world.document.let if let.name.value == name)
-            body = self.arm(decl.value)
+            body = self.expr(decl.value)
             if body is None:
                 del self._lets[name]
                 fail("case-missing", decl.span, f"no case of `{name}` holds in: {self.world.describe()}")
@@ -168,6 +168,10 @@ class Context:
             raise DiagnosticError(Diagnostic(code="case-overlap", message=message, span=held[1].condition.span, labels=(label,)))
         return held[0].value if held else None
 
+    def expr(self, cased: Cased[Expr] | None) -> Expr | None:
+        """``arm`` of a cased expression."""
+        return cast("Expr | None", self.arm(cased))
+
     def holds(self, condition: Expr | None) -> bool:
         return condition is None or truth(condition, self)
 
@@ -190,7 +194,7 @@ class Context:
             self._space = Space(self.facts, extents, names={})
             for axis in self.world.document.axes:
                 letter = axis.name.value
-                body = None if axis.free else self.arm(axis.extent)
+                body = None if axis.free else self.expr(axis.extent)
                 if body is None and not axis.free:
                     fail("case-missing", axis.span, f"no case of axis `{letter}` holds in: {self.world.describe()}")
                 extents[self.axes[letter]] = self.facts.symbol(letter.upper()) if body is None else self.facts.floor(size_of(body, self))
@@ -200,10 +204,12 @@ class Context:
 
     @property
     def memo(self) -> dict[int, Any]:
-        """Results by node, shared by all worlds in which names of sizes have the same values: digits and types of one text are made once, not once per world."""
+        """Results by node, shared by all worlds in which names of sizes have the same values: digits and types of one text are made once, not once per
+        world."""
         if self._memo is None:
             values = [value if isinstance(value, (int, Size)) else str(value) for value in self._quiet_lets()]
-            config = [(name, str(value)) for name, value in sorted(self.world.config.items()) if self.world.settings[name].type == "int" or name == "params_dtype"]
+            uses = self.world.uses
+            config = [(name, str(value)) for name, value in sorted(self.world.config.items()) if uses is None or name in uses or name == "params_dtype"]
             key = (self.member.name, tuple(values), tuple(config), tuple(self.space.extents.items()))
             self._memo = self.world.memos.setdefault((self.facts, *key), {})
         return self._memo
@@ -235,7 +241,12 @@ class Context:
             case Group() | Pick():
                 fail("not-a-digit", entry.span, "this form of index is not possible here")
             case _:
-                fail("not-a-digit", entry.span, f"`{entry.span.text}` is not an index", helps=("write an axis `n`, a quotient `n//8`, a remainder `n%8`, both `n//2%4`, or `0`",))
+                fail(
+                    "not-a-digit",
+                    entry.span,
+                    f"`{entry.span.text}` is not an index",
+                    helps=("write an axis `n`, a quotient `n//8`, a remainder `n%8`, both `n//2%4`, or `0`",),
+                )
 
     def _top(self, name: str, span: Span, div: Size) -> Digit:
         axis = self.axes.get(name)

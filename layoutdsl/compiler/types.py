@@ -43,7 +43,12 @@ def _tensor_type(text: TypeText, context: Context) -> TensorType:
     native = ELEMENTS[element.name].native
     if text.layout is None:
         if native is None:
-            fail("storage-missing", text.span, f"no torch dtype is {element.name}, so the type must say what stores it", helps=(f"write `{text.span.text} in int8[...]`",))
+            fail(
+                "storage-missing",
+                text.span,
+                f"no torch dtype is {element.name}, so the type must say what stores it",
+                helps=(f"write `{text.span.text} in int8[...]`",),
+            )
         kind = TensorType(element, native, logical_dims, logical, tuple(range(len(logical_dims))))
     else:
         kind = _with_layout(element, logical, text.layout, context)
@@ -81,7 +86,12 @@ def _memory_order(dims: tuple[Dim, ...], entries: tuple[Entry, ...], context: Co
         wanted = context.dim(entry)
         place = next((i for i, dim in enumerate(dims) if i not in order and merge(dim) == merge(wanted)), None)
         if place is None:
-            fail("over-dims-differ", entry.span, f"`{entry.span.text}` is not one of the dims as seen", helps=("`over` lists the same dims, slowest in memory first",))
+            fail(
+                "over-dims-differ",
+                entry.span,
+                f"`{entry.span.text}` is not one of the dims as seen",
+                helps=("`over` lists the same dims, slowest in memory first",),
+            )
         order.append(place)
     if len(order) != len(dims):
         fail("over-dims-differ", entries[0].span, f"`over` lists {len(order)} of {len(dims)} dims")

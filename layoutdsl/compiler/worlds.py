@@ -1,11 +1,13 @@
 """The reachable configurations of a spec: finite config enumerated, sizes symbolic, facts from ``require``.
 
-A name of finite domain is tried only where something asks for it (:class:`Undecided`), and values that no comparison in the spec tells apart are one class. So the
+A name of finite domain is tried only where something asks for it (:class:`Undecided`), and values that no comparison in the spec tells apart are one
+class. So the
 number of worlds is that of the reachable cases, not of the product of all names.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -20,10 +22,13 @@ from layoutdsl.syntax.document import Document, Facet
 from layoutdsl.syntax.tree import Binary, Constant, Expr, Items, Name, Rule
 
 MAX_WORLDS = 2000
+NOTHING = Facts()
+"""No facts: what holds before `require` is read."""
 
 
 def domains_of(document: Document, settings: Mapping[str, Setting]) -> dict[str, tuple[ConfigValue, ...]]:
-    """The values to try for every name of finite domain; texts and integers that the spec only compares get one representative per literal, and one for the rest."""
+    """The values to try for every name of finite domain; texts and integers that the spec only compares get one representative per literal, and one for
+    the rest."""
     atoms = list(_comparisons(document))
     domains: dict[str, tuple[ConfigValue, ...]] = {}
     for name, setting in settings.items():
@@ -34,6 +39,11 @@ def domains_of(document: Document, settings: Mapping[str, Setting]) -> dict[str,
         if domain is not None:
             domains[name] = _classes(domain, compared)
     return domains
+
+
+def used_names(document: Document, settings: Mapping[str, Setting]) -> frozenset[str]:
+    """Names of config whose value goes into sizes and types; all others are only compared."""
+    return frozenset(name for name, op, _ in _comparisons(document) if op in ("use", "truth") and name in settings and settings[name].type != "bool")
 
 
 def _domain(setting: Setting, compared: list[tuple[str, Any]]) -> tuple[ConfigValue, ...] | None:
@@ -63,8 +73,9 @@ def _holds(value: ConfigValue, op: str, literal: Any) -> bool:
     if op == "in":
         return value in literal
     if value is SYMBOLIC or value is None or literal is None or op in ("==", "!="):
-        return (value == literal) == (op == "==")
-    return bool({"<": value < literal, "<=": value <= literal, ">": value > literal, ">=": value >= literal}[op])  # type: ignore[operator]
+        return bool(value == literal) == (op == "==")
+    compared: dict[str, Any] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+    return bool(compared[op](value, literal))
 
 
 def _comparisons(document: Document) -> Iterator[tuple[str, str, Any]]:
@@ -133,6 +144,7 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
     result, domains = Enumeration(), domains_of(document, settings)
     known_facts: dict[Any, Facts] = {}
     memos: dict[Any, dict[int, Any]] = {}
+    uses = used_names(document, settings)
     outside = _names_outside_facets(document, domains)
     seen: set[Any] = set()
     pending: list[dict[str, ConfigValue]] = [{}]
@@ -142,7 +154,7 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
             span = document.variants[0].span if document.variants else document.span
             result.problems.append(Diagnostic(code="too-many-cases", message=f"more than {MAX_WORLDS} combinations of cases", span=span))
             break
-        world = World(document, settings, dict(config), domains, memos=memos)
+        world = World(document, settings, dict(config), domains, memos=memos, uses=uses)
         try:
             reachable = decide(world, known_facts)
         except Undecided as undecided:
@@ -176,14 +188,25 @@ def _names_outside_facets(document: Document, domains: Mapping[str, Any]) -> tup
 def fork(world: World, name: str) -> list[World]:
     """The worlds that decide one more name. Cases and facts stay: they do not depend on it, or it would have been asked for."""
     return [
-        World(world.document, world.settings, {**world.config, name: value}, world.domains, dict(world.cases), world.facts, world.concrete, world.memos, set(world.used))
+        World(
+            world.document,
+            world.settings,
+            {**world.config, name: value},
+            world.domains,
+            dict(world.cases),
+            world.facts,
+            world.concrete,
+            world.memos,
+            world.uses,
+            set(world.used),
+        )
         for value in world.domains[name]
     ]
 
 
 def decide(world: World, known_facts: dict[Any, Facts] | None = None) -> bool:
     """Fill in the cases and facts of a world; False if ``require`` excludes it. Raises Undecided, DiagnosticError."""
-    context = Context(world, members_of(world.document)[0], Facts())
+    context = Context(world, members_of(world.document)[0], NOTHING)
     for facet in world.document.variants:
         _decide_facet(world, facet, context)
     facts = _facts(world, known_facts if known_facts is not None else {})
@@ -237,7 +260,7 @@ class _Collected:
 def _facts(world: World, known: dict[Any, Facts]) -> Facts | None:
     collected = _Collected()
     for member in members_of(world.document):
-        context = Context(world, member, Facts())
+        context = Context(world, member, NOTHING)
         for rule in world.document.require:
             if context.holds(rule.condition) and not _learn(rule, rule.expr, context, collected):
                 return None
@@ -321,5 +344,3 @@ def sizes_used(world: World, sizes: Iterable[Size]) -> tuple[str, ...]:
     """The size names that occur, in the order of the layer kinds, free axes last."""
     symbols = {symbol for size in sizes for symbol in size.symbols}
     return tuple(name for name in ALL_SIZES if name in symbols) + tuple(sorted(symbols - set(ALL_SIZES)))
-
-

@@ -1,6 +1,7 @@
 """Elements and storages: what a number means, and the torch dtype whose bytes carry it.
 
-Read by every later stage; no torch here, so dtypes are names. Storages are torch's names; elements are torch's names plus ours (``int4 uint4 e2m1 e4m3 e8m0 opaque``).
+Read by every later stage; no torch here, so dtypes are names. Storages are torch's names; elements are torch's names plus ours (``int4 uint4 e2m1 e4m3
+e8m0 opaque``).
 
 Source of the formats: OCP Microscaling Formats specification 1.0 (e2m1, e4m3, e8m0); torch 2.13 dtype table.
 """

@@ -1,9 +1,11 @@
 """Layouts as digits: the type of a tensor, and the small algorithms on it (cut, refine, normal form, equality, text).
 
-Between the symbolic integers and the primitive ops. A digit is ``(index // div) % ext`` of one named axis; a dimension is a list of digits, major first; so packing, tiling,
+Between the symbolic integers and the primitive ops. A digit is ``(index // div) % ext`` of one named axis; a dimension is a list of digits, major first;
+so packing, tiling,
 transposition and interleaving are all the same thing.
 
-Invariants of a well-formed :class:`TensorType`: per axis the digits form a divisibility chain from the axis's base to its top; the top digit alone may be padded; an
+Invariants of a well-formed :class:`TensorType`: per axis the digits form a divisibility chain from the axis's base to its top; the top digit alone may be
+padded; an
 element is valid iff its index is below the extent; dims and lanes together cover the logical digits exactly.
 """
 
@@ -57,9 +59,12 @@ class Element:
 class TensorType:
     """The type of one tensor (or of a list of equal tensors).
 
-    dims: as seen, each a list of digits, major first. lanes: the lane number inside one storage element, major digit first; lane j occupies bits [w*j, w*(j+1)).
-    order: the dims from slowest to fastest in memory. format: ND, or the block width of FRACTAL_NZ in bytes. extension: ``zero`` or ``sign`` where a wider integer
-    carries the element's bits. logical: the digits that a read lists. listed: the axis that an ``unbind`` turned into a list. view: shares memory with an earlier value.
+    dims: as seen, each a list of digits, major first. lanes: the lane number inside one storage element, major digit first; lane j occupies bits [w*j,
+    w*(j+1)).
+    order: the dims from slowest to fastest in memory. format: ND, or the block width of FRACTAL_NZ in bytes. extension: ``zero`` or ``sign`` where a wider
+    integer
+    carries the element's bits. logical: the digits that a read lists. listed: the axis that an ``unbind`` turned into a list. view: shares memory with an
+    earlier value.
     """
 
     element: Element
@@ -295,11 +300,14 @@ def _check_cover(space: Space, kind: TensorType, axis: str, wanted: list[Digit],
     if not isinstance(facts.at_least(stored, logical), Proved):
         raise Reject("digits-do-not-cover", f"the digits of `{name}` reach {space.text(stored)} of {space.text(logical)}")
     message = f"the layout has holes along `{name}` unless `{name.upper()} % {unit} == 0`"
-    space.need(facts.equals(stored, logical), "layout-has-holes", message, [f"add `{name.upper()} % {unit} == 0` to `require`, or `pad {name} to {unit}` to the type"])
+    space.need(
+        facts.equals(stored, logical), "layout-has-holes", message, [f"add `{name.upper()} % {unit} == 0` to `require`, or `pad {name} to {unit}` to the type"]
+    )
 
 
 def sorted_chain(space: Space, digits: Sequence[Digit]) -> list[Digit] | None:
-    """Digits of one axis from the lowest to the highest; None if their divisors are not ordered by divisibility. Extents of 1 are dropped unless nothing is left."""
+    """Digits of one axis from the lowest to the highest; None if their divisors are not ordered by divisibility. Extents of 1 are dropped unless nothing
+    is left."""
     real = [digit for digit in digits if not digit.unit] or list(digits[:1])
     result: list[Digit] = []
     for digit in real:

@@ -24,7 +24,8 @@ class Value:
 
 
 # ("at", Value, ((axis, index), ...)), ("const", dtype, number), ("cast" | "bits" | "rint" | "trunc", dtype, e), ("neg", e),
-# (binary operator, e, e), ("sum", (Digit, ...), (Digit, ...) in order of materialisation, e); an index is a Size, ("loop", axis, div) or (operator, index, index).
+# (binary operator, e, e), ("sum", (Digit, ...), (Digit, ...) in order of materialisation, e); an index is a Size, ("loop", axis, div) or (operator, index,
+# index).
 MathExpr = tuple[Any, ...]
 
 

@@ -338,6 +338,7 @@ class Facts:
         self.checks = checks
         self._integral: tuple[tuple[Monomial, Fraction], ...] = ()
         self._floors: dict[Size, Size] = {}
+        self._ceilings: dict[tuple[Size, Size], Size] = {}
         self._factors: dict[Monomial, tuple[tuple[Monomial, Fraction], ...]] = {}
         self._exact: dict[tuple[Monomial, int, int], bool] = {}
         self._signs: dict[Size, bool] = {}
@@ -348,6 +349,7 @@ class Facts:
         self.divides = tuple((self.substitute(d), self.substitute(n)) for d, n in divides)
         self._integral = self._generators()
         self._floors.clear()
+        self._ceilings.clear()
         self._factors.clear()
         self._exact.clear()
         self._signs.clear()
@@ -392,7 +394,11 @@ class Facts:
 
     def cdiv(self, size: SizeLike, divisor: SizeLike) -> Size:
         """``size / divisor``, rounded up."""
-        return self.div(Size.of(size) + divisor - 1, divisor)
+        key = (Size.of(size), Size.of(divisor))
+        found = self._ceilings.get(key)
+        if found is None:
+            found = self._ceilings[key] = self.div(key[0] + key[1] - 1, key[1])
+        return found
 
     def floor(self, size: Size) -> Size:
         """The floor of a rational expression, in normal form."""

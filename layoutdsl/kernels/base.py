@@ -1,6 +1,7 @@
 """The data of a contract: rows of argument types in the notation of the language, in the kernel's own letters.
 
-Read by ``layoutdsl.compiler.contracts``, which unifies a row with the operands of a call. *Layout rows* (the types) are proved, an error otherwise; *limit rows* are
+Read by ``layoutdsl.compiler.contracts``, which unifies a row with the operands of a call. *Layout rows* (the types) are proved, an error otherwise; *limit
+rows* are
 conditions of use.
 """
 
@@ -18,13 +19,16 @@ class LimitRow:
     test: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Row:
     """One accepted combination of operands.
 
-    arguments: type text per argument, in the kernel's letters; ``x_dtype`` stands for the dtype of the activation. integers: letters that stand for an integer argument
-    (``g`` for ``antiquant_group_size``); 0 or an absent argument means one group, all of k. listed: the arguments are lists over the experts, each element of the type given.
-    selected_by: arguments whose presence means that this row may be meant. required: arguments that this row cannot do without. source: where the row is from; printed in diagnostics so that a wrong row can be challenged.
+    arguments: type text per argument, in the kernel's letters; ``x_dtype`` stands for the dtype of the activation. integers: letters that stand for an
+    integer argument
+    (``g`` for ``antiquant_group_size``); 0 or an absent argument means one group, all of k. listed: the arguments are lists over the experts, each element
+    of the type given.
+    selected_by: arguments whose presence means that this row may be meant. required: arguments that this row cannot do without. source: where the row is
+    from; printed in diagnostics so that a wrong row can be challenged.
     """
 
     name: str

@@ -12,7 +12,8 @@ from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Place, Positio
 
 @register
 class Bitcast(Op):
-    """Bytes stay, little-endian. Wider: the fastest digit of the last dim gives its minor part to the lanes, in front, because a higher address means higher bits.
+    """Bytes stay, little-endian. Wider: the fastest digit of the last dim gives its minor part to the lanes, in front, because a higher address means
+    higher bits.
     Narrower: the front lanes become the end of the last dim. A FRACTAL_NZ value keeps its block width in bytes."""
 
     name = "bitcast"

@@ -11,7 +11,8 @@ from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Rejected, need
 
 @register
 class Cast(Op):
-    """Values change their dtype, rounded to nearest even where the target is a float. A cast to an integer says how it rounds, so it is index math (``rint``, ``trunc``)."""
+    """Values change their dtype, rounded to nearest even where the target is a float. A cast to an integer says how it rounds, so it is index math
+    (``rint``, ``trunc``)."""
 
     name = "cast"
     summary = "numeric conversion, round to nearest even"
@@ -36,9 +37,17 @@ class Cast(Op):
         if kind.carriage == "native" and target.name == kind.element.name:
             raise Reject("no-op", f"the element is {target.name} already", helps=["drop the stage, or give it a `when`"])
         if kind.carriage not in ("native", "value"):
-            raise Reject("cast-of-bits", f"`cast` reads values, but {kind.storage} carries the bits of {kind.element.name}", helps=["`bitcast` changes the type and keeps bits"])
+            raise Reject(
+                "cast-of-bits",
+                f"`cast` reads values, but {kind.storage} carries the bits of {kind.element.name}",
+                helps=["`bitcast` changes the type and keeps bits"],
+            )
         if target.native is None or target.kind not in ("float", "int", "uint"):
             raise Reject("cast-target", f"{target.name} has no arithmetic")
         if target.kind in ("int", "uint") and ELEMENTS[kind.element.name].kind == "float":
-            raise Reject("cast-rounds", f"{kind.element.name} to {target.name} must say how it rounds", helps=[f"use index math with `rint({target.name}, ...)` or `trunc({target.name}, ...)`"])
+            raise Reject(
+                "cast-rounds",
+                f"{kind.element.name} to {target.name} must say how it rounds",
+                helps=[f"use index math with `rint({target.name}, ...)` or `trunc({target.name}, ...)`"],
+            )
         return replace(kind, element=Element(target.name), storage=target.native, extension=None, view=False)

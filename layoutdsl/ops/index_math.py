@@ -26,7 +26,9 @@ def operator_result(operator: str, left: str, right: str) -> str:
     if left == right == REAL:
         return REAL
     if left != right:
-        raise Reject("dtype-mismatch", f"`{operator}` of {left} and {right}: nothing is promoted silently", helps=[f"cast one side, as in `{_wider(left, right)}(...)`"])
+        raise Reject(
+            "dtype-mismatch", f"`{operator}` of {left} and {right}: nothing is promoted silently", helps=[f"cast one side, as in `{_wider(left, right)}(...)`"]
+        )
     allowed = FLOAT_OPERATORS if ELEMENTS[left].kind == "float" else INT_OPERATORS
     if left not in ARITHMETIC:
         raise Reject("operator-dtype", f"there is no arithmetic in {left}", helps=["cast it first, as in `float32(...)`"])

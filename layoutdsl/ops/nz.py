@@ -11,7 +11,8 @@ from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Rejected, regi
 
 @register
 class Nz(Op):
-    """Casts to FRACTAL_NZ: the last two dims in memory order are tiled 16 x C0. torch keeps seeing the dims as before; only the storage changes. ``T`` is the dtype of the
+    """Casts to FRACTAL_NZ: the last two dims in memory order are tiled 16 x C0. torch keeps seeing the dims as before; only the storage changes. ``T`` is
+    the dtype of the
     activation the weight will meet, which decides C0 (source: torch_npu 2.13, npu_format_cast; C0 of plain 4-byte dtypes is 16 elements)."""
 
     name = "nz"

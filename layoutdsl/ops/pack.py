@@ -37,7 +37,9 @@ class Pack(Op):
         if kind.lanes:
             raise Reject("pack-packed", f"{kind.storage} holds several {kind.element.name} already", helps=["`unpack` first, or `relayout` to the type wanted"])
         if ratio < 2:
-            raise Reject("pack-nothing", f"one {kind.element.name} of {kind.element_bits} bits fills {storage.name}", helps=["`bitcast` changes the storage dtype"])
+            raise Reject(
+                "pack-nothing", f"one {kind.element.name} of {kind.element_bits} bits fills {storage.name}", helps=["`bitcast` changes the storage dtype"]
+            )
         if kind.format and storage.bits != 32:
             raise Reject("movement-on-nz", f"a FRACTAL_NZ value packs into 32-bit storage only, not {storage.name}", helps=["`pack` before `nz`"])
         last = kind.dims[-1][-1] if kind.dims and kind.dims[-1] else None
@@ -67,7 +69,8 @@ class Pack(Op):
 
 
 def _format(kind: TensorType, ratio: int) -> int:
-    """Block width after packing. int4: the kernel re-blocks to 32 bytes whatever came in. e2m1 by value in float32 (Ascend 950): the blocks are packed in place."""
+    """Block width after packing. int4: the kernel re-blocks to 32 bytes whatever came in. e2m1 by value in float32 (Ascend 950): the blocks are packed in
+    place."""
     if not kind.format:
         return 0
     return kind.format // ratio if kind.storage == "float32" else 32

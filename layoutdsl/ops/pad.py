@@ -15,9 +15,7 @@ class PadOp(Op):
     name = "pad"
     summary = "raise the capacity of an axis to a multiple; holes hold the fill"
     parameters = (Parameter("axis", "axis"), Parameter("multiple", "size"), Parameter("fill", "int"))
-    examples = (
-        Example("e8m0[n, k//32] in uint8[n, k//32]", "pad(k, 128, 0)", "e8m0[n, k//32] in uint8[n, k//32] pad k to 128"),
-    )
+    examples = (Example("e8m0[n, k//32] in uint8[n, k//32]", "pad(k, 128, 0)", "e8m0[n, k//32] in uint8[n, k//32] pad k to 128"),)
     rejected = (
         Rejected("int8[n, k] in int8[n, k//64, k%64] over nz[n, k//64, k%64]", "pad(n, 16, 0)", "movement-on-nz"),
         Rejected("int8[n, e] in int8[(n, e)]", "pad(e, 16, 0)", "pad-not-top"),
@@ -31,7 +29,11 @@ class PadOp(Op):
         place = _top(space, kind, axis)
         dim = kind.dims[place]
         if dim[0].axis != axis or not dim[0].top:
-            raise Reject("pad-not-top", f"`{letter(axis)}` does not lead its dim, so padding it would move other elements", helps=["give the inner part an axis of its own"])
+            raise Reject(
+                "pad-not-top",
+                f"`{letter(axis)}` does not lead its dim, so padding it would move other elements",
+                helps=["give the inner part an axis of its own"],
+            )
         grown = Digit(axis, dim[0].div, space.facts.cdiv(capacity, dim[0].div))
         if isinstance(multiple.constant, int) and isinstance(dim[0].div.constant, int) and multiple.constant % dim[0].div.constant:
             raise Reject("pad-multiple", f"{multiple} is not a multiple of {dim[0].div}, the step of `{digit_text(space, dim[0])}`")

@@ -32,7 +32,9 @@ class Relayout(Op):
         if target.format:
             raise Reject("relayout-format", "a change of format is a step of its own", helps=["`relayout` to ND, then `nz`"])
         if target.element.name != kind.element.name:
-            raise Reject("relayout-element", f"the element is {kind.element.name}, not {target.element.name}", helps=["`cast` changes values, `relayout` moves them"])
+            raise Reject(
+                "relayout-element", f"the element is {kind.element.name}, not {target.element.name}", helps=["`cast` changes values, `relayout` moves them"]
+            )
         if {d.axis for d in target.logical} != {d.axis for d in kind.logical} or not same_logical(space, kind, target):
             ours, theirs = (", ".join(sorted({letter(d.axis) for d in t.logical})) for t in (kind, target))
             raise Reject("relayout-digits", f"the logical tensor is over {ours}, the target's is another over {theirs}")

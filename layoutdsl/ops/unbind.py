@@ -31,7 +31,9 @@ class Unbind(Op):
             text = f"`{letter(axis)}` is not a whole dim of [{dims_text(space, kind.dims)}]"
             raise Reject("unbind-not-a-dim", text, helps=["`view` the value with that axis as a dim of its own first"])
         if kind.order[0] != place:
-            raise Reject("unbind-not-slowest", f"`{letter(axis)}` is not the slowest dim in memory, so its slices are scattered", helps=["write `contiguous` before it"])
+            raise Reject(
+                "unbind-not-slowest", f"`{letter(axis)}` is not the slowest dim in memory, so its slices are scattered", helps=["write `contiguous` before it"]
+            )
         dims = [dim for i, dim in enumerate(kind.dims) if i != place]
         order = [d - (d > place) for d in kind.order if d != place]
         return replace(with_dims(kind, dims, order), logical=tuple(d for d in kind.logical if d.axis != axis), listed=axis, view=True)

@@ -59,7 +59,9 @@ def _same_digits(space: Space, kind: TensorType, memory: list[Digit], dims: list
         for digit in dim:
             if digit not in ours and digit.div != 1:
                 name = digit.axis.rpartition(".")[2]
-                helps.append(f"a split of `{name}` by {space.text(digit.div)} needs a proof that nothing is left over: `require` it, or `pad({name}, ...)` first")
+                helps.append(
+                    f"a split of `{name}` by {space.text(digit.div)} needs a proof that nothing is left over: `require` it, or `pad({name}, ...)` first"
+                )
     raise Reject("view-digits-differ", f"the dims do not hold the digits of [{dims_text(space, kind.dims)}]", notes, helps[:1])
 
 

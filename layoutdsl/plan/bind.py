@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.dtypes import STORAGES, carriage_of
-from layoutdsl.plan.model import Compute, Digit, Input, Instruction, Move, Opaque, Pad, Plan, TensorType
+from layoutdsl.plan.model import Compute, Digit, Input, Instruction, Move, Opaque, Output, Pad, Plan, TensorType
 from layoutdsl.plan.sizes import SizeExpr, evaluate, names_in, size_text
 
 Evaluate = Callable[[Any], Any]
@@ -154,7 +154,7 @@ def _expr(expr: tuple[Any, ...], number: Evaluate) -> tuple[Any, ...]:
         case ("const", dtype, constant):
             return ("const", dtype, constant if isinstance(constant, float) else number(constant))
         case ("sum", loops, order, body):
-            return ("sum", _digits(loops, number), tuple((axis, number(div)) for axis, div in order), _expr(body, number))
+            return ("sum", _digits(loops, number), _digits(order, number), _expr(body, number))
     name, *operands = expr
     return (name, *(_expr(operand, number) if isinstance(operand, tuple) else operand for operand in operands))
 
@@ -198,6 +198,15 @@ def _check(plan: Plan) -> None:
         if isinstance(node, Move) and node.alias == "must" and _bytes(types[node.of], axes) != _bytes(node.type, axes):
             _invalid(place, f"it must share the memory of `{node.of}`, which has {_bytes(types[node.of], axes)} bytes, but has {_bytes(node.type, axes)}")
         types[node.id] = node.type
+    for output in plan.outputs:
+        _check_output(output, types[output.value])
+
+
+def _check_output(output: Output, kind: TensorType) -> None:
+    if kind.listed and output.kind != "list":
+        _invalid(f"output {output.name}", f"a list cannot be a {output.kind}")
+    if output.kind == "value" and (prod(kind.shape) != 1 or carriage_of(kind.element, kind.storage, bool(kind.lanes)) != "native"):
+        _invalid(f"output {output.name}", f"a number is made of one element, not of {kind.element} {list(kind.shape)} in {kind.storage}")
 
 
 def _check_type(kind: TensorType, axes: Mapping[str, int], place: str) -> None:
@@ -237,9 +246,9 @@ def _check_sums(expr: tuple[Any, ...], loops: tuple[Digit, ...], place: str) -> 
             return
         case ("sum", bound, order, body):
             inner = (*loops, *bound)
-            for axis, div in order:
-                if not any((digit.axis, digit.div) == (axis, div) for digit in inner):
-                    _invalid(place, f"the order of a sum names `{axis}` per {div}, over which nothing runs")
+            for loop in order:
+                if loop not in inner:
+                    _invalid(place, f"the order of a sum names `{loop.axis}` per {loop.div}, over which nothing runs")
             _check_sums(body, inner, place)
         case (_, *operands):
             for operand in operands:

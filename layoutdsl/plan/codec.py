@@ -285,8 +285,10 @@ def _read_float(data: Json, place: str) -> float:
 
 
 def _write_literal(value: Any) -> Json:
-    """Plain data: integers, texts and tuples as they are; floats, booleans and nothing are tagged, so that no reader confuses 1, 1.0 and true."""
+    """Plain data: integers, texts and tuples as they are; the rest is tagged, so that no reader confuses 1, 1.0 and true."""
     match value:
+        case TensorType():
+            return {"type": TYPE.write(value)}
         case bool():
             return {"bool": int(value)}
         case None:
@@ -311,6 +313,8 @@ def _read_literal(data: Json, place: str) -> Any:
             return bit == 1
         case {"none": 0 as zero} if len(data) == 1 and type(zero) is int:
             return None
+        case {"type": kind} if len(data) == 1:
+            return TYPE.read(kind, place)
         case dict():
             return _read_float(data, place)
         case str():
@@ -436,7 +440,7 @@ _FORMS: dict[str, tuple[Codec, ...]] = {
     "at": (NAME, _many(_pair(NAME, INDEX))),
     "const": (DTYPE, NUMBER),
     "neg": (EXPR,),
-    "sum": (_many(DIGIT), _many(_pair(NAME, SIZE)), EXPR),
+    "sum": (_many(DIGIT), _many(DIGIT), EXPR),
     **dict.fromkeys(CONVERSIONS, (DTYPE, EXPR)),
     **dict.fromkeys(BINARY, (EXPR, EXPR)),
 }
@@ -603,7 +607,7 @@ def _check_expr(plan: Plan, expr: tuple[Any, ...], values: Mapping[str, TensorTy
         case ("const", _, number):
             _check_names(plan, number, place)
         case ("sum", loops, order, body):
-            for digit in (*loops, *(Digit(axis, div, 1) for axis, div in order)):
+            for digit in (*loops, *order):
                 _check_digit(plan, digit, place)
             _check_expr(plan, body, values, place)
         case (_, *operands):

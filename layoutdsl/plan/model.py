@@ -1,6 +1,7 @@
 """The data of a plan: types, instructions, inputs and outputs.
 
-Made by ``layoutdsl.compiler.emit`` or decoded from JSON; bound to sizes by ``layoutdsl.plan.bind``; run by ``layoutdsl.runtime``. The same classes serve before and after
+Made by ``layoutdsl.compiler.emit`` or decoded from JSON; bound to sizes by ``layoutdsl.plan.bind``; run by ``layoutdsl.runtime``. The same classes serve
+before and after
 binding: before, sizes are expressions; after, integers.
 
 Invariants: values are numbered ``v0, v1, ...`` in order of definition and never change; every type is complete, so nothing is inferred at load.
@@ -94,7 +95,8 @@ class TensorType:
 class Input:
     """A parameter as the loader fills it.
 
-    default: None where the checkpoint must have it; ``uninitialised`` where it may be absent and nothing reads it; else the number it is filled with. loader: what a
+    default: None where the checkpoint must have it; ``uninitialised`` where it may be absent and nothing reads it; else the number it is filled with.
+    loader: what a
     weight loader needs, of output_dim, input_dim, packed_dim, packed_factor (dims and divisors), quant_method (channel | group).
     """
 
@@ -114,7 +116,8 @@ CONVERSIONS = frozenset({"cast", "bits", "rint", "trunc"})
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """``id`` is ``of`` in another layout: the same logical tensor. alias: is the result the same memory (must), its own (never), or the same where layouts agree (may)."""
+    """``id`` is ``of`` in another layout: the same logical tensor. alias: is the result the same memory (must), its own (never), or the same where layouts
+    agree (may)."""
 
     id: str
     of: str

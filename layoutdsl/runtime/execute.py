@@ -8,7 +8,8 @@ memory than the intermediates of one pass (one expert) and the bounded scratch o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Union
 
@@ -95,8 +96,8 @@ def _strides_agree(tensor: torch.Tensor, kind: TensorType) -> bool:
 
 def _default(node: Input, device: torch.device) -> torch.Tensor:
     """A parameter that the checkpoint does not have, filled with its default (zero where nothing reads it)."""
-    kind, number = node.type, 0 if node.default in (None, "uninitialised") else node.default
-    dtype = TORCH[kind.storage]
+    kind, dtype = node.type, TORCH[node.type.storage]
+    number = node.default if isinstance(node.default, (int, float)) else 0
     if not kind.lanes and not kind.excess and ELEMENTS[kind.element].native == kind.storage:
         return torch.full(kind.shape, number, dtype=dtype, device=device)
     return torch.full(kind.shape, _word(node, number), dtype=_integer(kind), device=device).view(dtype)
@@ -106,14 +107,14 @@ def _integer(kind: TensorType) -> torch.dtype:
     return {8: torch.int8, 16: torch.int16, 32: torch.int32, 64: torch.int64}[STORAGES[kind.storage].bits]
 
 
-def _word(node: Input, number: object) -> int:
+def _word(node: Input, number: int | float) -> int:
     """The storage element, as a signed integer, in which every slot holds the number."""
     kind, bits = node.type, STORAGES[node.type.storage].bits
     if number and (ELEMENTS[kind.element].kind not in ("int", "uint") or STORAGES[kind.storage].kind == "float" or not isinstance(number, int)):
         message = f"the default {number!r} of `{node.name}` cannot be written as {kind.element} in {kind.storage}"
         raise DiagnosticError(Diagnostic(code="plan-invalid", message=message, where=node.name))
-    slot, value = kind.slot_bits, (int(number) if isinstance(number, int) else 0) + kind.excess
-    word = sum((value % (1 << slot)) << place for place in range(0, bits, slot))
+    code = (int(number) + kind.excess) % (1 << kind.slot_bits)
+    word = sum(code << place for place in range(0, bits, kind.slot_bits))
     return word - (1 << bits) if word >> (bits - 1) else word
 
 
@@ -215,14 +216,28 @@ class _Job:
         node = step.node
         if isinstance(node, Opaque):
             return opaque(node, operands[node.of])
-        return restride(operands[node.of], types[node.of], node.type) if step.share and isinstance(node, Move) else None
+        if not step.share or not isinstance(node, Move):
+            return None
+        with _explained(step):
+            return restride(operands[node.of], types[node.of], node.type)
 
     def fill(self, step: Step, operands: Mapping[str, torch.Tensor], types: Mapping[str, TensorType], extents: Mapping[str, int], out: torch.Tensor) -> None:
         node = step.node
-        if isinstance(node, Compute):
-            compute(node, {name: (operand, types[name]) for name, operand in operands.items()}, extents, out, self.math)
-        else:
-            copy(operands[node.of], types[node.of], node.type, out)
+        with _explained(step):
+            if isinstance(node, Compute):
+                compute(node, {name: (operand, types[name]) for name, operand in operands.items()}, extents, out, self.math)
+            else:
+                copy(operands[node.of], types[node.of], node.type, out)
+
+
+@contextmanager
+def _explained(step: Step) -> Iterator[None]:
+    """The engines refuse what is not well typed. A compiled plan never is, but a plan may come from anywhere."""
+    try:
+        yield
+    except ValueError as error:
+        message = f"the step `{step.node.step}` cannot be executed"
+        raise DiagnosticError(Diagnostic(code="plan-invalid", message=message, where=f"value {step.node.id}", notes=(str(error),))) from error
 
 
 def _one(value: Value) -> torch.Tensor:

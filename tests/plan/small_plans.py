@@ -40,7 +40,7 @@ def small_plan() -> Plan:
             Move("v4", "v0", kind("int4", (K,), (N,), storage="int8", order=(1, 0)), "must", "weight: transpose(k, n)"),
             Move("v5", "v4", PACKED, "never", "weight: pack(n, int32)"),
             Opaque("v6", "format_cast", "v5", replace(PACKED, format=32), (("format", 29),), "weight: nz"),
-            Compute("v7", kind("float32", (N,)), ("*", ("const", "float32", 8), ("sum", (K,), (("k", 1), ("n", 1)), BODY)), "bias"),
+            Compute("v7", kind("float32", (N,)), ("*", ("const", "float32", 8), ("sum", (K,), (K, N), BODY)), "bias"),
             Compute(
                 "v8", kind("float32", (N,)), ("neg", ("+", ("at", "v7", (("n", ("-", ("-", "N", 1), ("loop", "n", 1))),)), ("const", "float32", 0.5))), "turned"
             ),
@@ -53,5 +53,5 @@ def small_plan() -> Plan:
             Output("offset", "v9", "parameter", "exact", "alias"),
             Output("spare", "v3", "parameter", "exact", "alias"),
         ),
-        forward=(Call(("y",), ("call", "npu_small", ("x", "weight"), ("scale", 1.5, None)), ("and", True)),),
+        forward=(Call(("y",), ("call", "npu_small", ("x", "weight"), ("scale", 1.5, None), ("view", ("layer", "weight"), PACKED)), ("and", True)),),
     )

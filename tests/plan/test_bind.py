@@ -11,7 +11,7 @@ from small_plans import BODY, GROUPS, K, N, kind, small_plan
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan.bind import bind, broken_limits
 from layoutdsl.plan.inputs import check_inputs
-from layoutdsl.plan.model import Compute, Digit, Input, Move, Pad, Plan
+from layoutdsl.plan.model import Compute, Digit, Input, Move, Output, Pad, Plan
 
 PLAN = small_plan()
 
@@ -37,7 +37,7 @@ def test_everything_is_a_number() -> None:
     assert turned.expr[1][1] == ("at", "v7", (("n", ("-", 63, ("loop", "n", 1))),))
     total = bound.code[3]
     assert isinstance(total, Compute)
-    assert total.expr[2] == ("sum", (Digit("k", 1, 100),), (("k", 1), ("n", 1)), BODY)
+    assert total.expr[2] == ("sum", (Digit("k", 1, 100),), (Digit("k", 1, 100), Digit("n", 1, 64)), BODY)
     assert bind(bound, {}) == bound
 
 
@@ -91,8 +91,10 @@ def with_type(plan: Plan, **fields: Any) -> Plan:
         with_type(PLAN, dims=((Digit("n", 1, ("//", "N", ("-", "N", 64))),), (K,))),
         with_type(PLAN, dims=((Digit("n", 1, ("-", "N", 64)), N), (K,))),
         replace(PLAN, axes=(("n", ("-", "N", 100)), *PLAN.axes[1:])),
-        replace(PLAN, code=(Compute("v4", kind("float32", (N,)), ("sum", (K,), (("k", 2),), BODY), ""),), outputs=()),
+        replace(PLAN, code=(Compute("v4", kind("float32", (N,)), ("sum", (K,), (GROUPS,), BODY), ""),), outputs=()),
         replace(PLAN, code=(Move("v4", "v0", kind("int4", (N,), storage="int8"), "never", ""),), outputs=()),
+        replace(PLAN, outputs=(Output("number", "v2", "value", "exact", ""),)),
+        replace(PLAN, code=(Move("v4", "v2", kind("float32", listed="n"), "must", ""),), outputs=(Output("list", "v4", "parameter", "exact", ""),)),
         replace(PLAN, code=(Move("v4", "v0", kind("int4", (N,), (GROUPS,), storage="int8"), "never", ""),), outputs=()),
         replace(PLAN, code=(Move("v4", "v0", kind("int4", (N,), (K,), storage="int16"), "must", ""),), outputs=()),
         replace(PLAN, code=(Move("v4", "v0", kind("int4", (K,), storage="int8", listed="two"), "must", ""),), outputs=()),

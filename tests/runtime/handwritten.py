@@ -75,7 +75,7 @@ def linear(params_dtype: str = "bfloat16") -> Plan:
     scale = w.compute(kind("float32", (n,)), f32(at(w.move(scale, kind(params_dtype, (n,)), "must"))))
     offset = w.move(offset, kind(params_dtype, (n,)), "must")
     body = ("*", ("*", f32(at(cast)), f32(at(second))), at(scale))
-    bias = w.compute(kind("float32", (n,)), ("*", ("const", "float32", 8), ("sum", (k,), (("k", 1), ("n", 1)), body)))
+    bias = w.compute(kind("float32", (n,)), ("*", ("const", "float32", 8), ("sum", (k,), (k, n), body)))
     product = w.compute(kind("float32", (groups,), (n,)), ("*", at(scale), f32(at(second))))
     weight = w.move(cast, kind("int4", (k,), (packed,), storage="int32", lanes=(Digit("n", 1, 8),), format=32), "never")
     for name, value in (("weight", weight), ("weight_scale", scale), ("weight_offset", offset), ("weight_scale_second", product)):
@@ -118,7 +118,7 @@ def _expert_steps(w: Writer, p: str, rows: SizeExpr, columns: SizeExpr, weight: 
     turned = w.move(weight, kind("int4", (e,), (k,), (n,), storage="int8", order=(0, 2, 1)), "must")
     dense = w.move(turned, kind("int4", (e,), (k,), (n,), storage="int8"), "never")
     body = ("*", ("*", f32(at(dense)), at(second)), at(scale))
-    bias = w.compute(kind("float32", (e,), (n,)), ("*", ("const", "float32", 8), ("sum", (k,), (("e", 1), (k.axis, 1), (n.axis, 1)), body)))
+    bias = w.compute(kind("float32", (e,), (n,)), ("*", ("const", "float32", 8), ("sum", (k,), (e, k, n), body)))
     product = w.compute(kind("float32", (e,), (groups,), (n,)), f32(("cast", "float16", ("*", at(scale), at(second)))))
     wide = w.move(product, kind("float32", (e,), (groups,), (n,), storage="int64", extension="zero"), "never")
     int32 = w.move(w.nz(dense), kind("int4", (e,), (k,), (packed,), storage="int32", lanes=lanes, format=32), "never")

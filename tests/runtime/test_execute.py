@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
-from handwritten import Writer, experts, kind, linear
+from handwritten import Writer, at, experts, kind, linear
 
 from layoutdsl.diagnostics import DiagnosticError
 from layoutdsl.plan.bind import bind
@@ -173,6 +175,14 @@ def test_a_default_that_cannot_be_written() -> None:
     assert caught.value.diagnostics[0].code == "plan-invalid"
 
 
+def test_a_plan_that_cannot_be_executed() -> None:
+    w = Writer()
+    w.output("sum", w.compute(kind("float32", (N,)), ("+", at(w.input("a", kind("float32", (N,)))), ("const", "int8", 1))))
+    with pytest.raises(DiagnosticError) as caught:
+        run(bound(w), {"a": torch.ones(8)})
+    assert [d.code for d in caught.value.diagnostics] == ["plan-invalid"]
+
+
 def test_wrong_inputs() -> None:
     plan = bind(linear(), {"N": 64, "K": 128})
     inputs = random_inputs(plan)
@@ -253,11 +263,11 @@ print(status("VmHWM") - before - made)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_memory_does_not_grow_with_the_experts() -> None:
-    folder = str(__file__).rpartition("/")[0]
-    peaks = {
-        count: int(subprocess.run([sys.executable, "-c", PEAK, folder, str(count)], check=True, capture_output=True, text=True).stdout) for count in (2, 8, 32)
-    }
-    print("\npeak temporary MiB per number of experts:", {count: round(peak / 2**20, 1) for count, peak in peaks.items()})
-    assert peaks[32] < peaks[2] + 2 * 2**20
-    # One expert's w13 is 1 MiB; the reference makes a float copy of all of them.
-    assert peaks[32] < 32 * 2**20
+    # Every tensor in pages of its own, so that what is freed is gone and the peak does not depend on the allocator's mood.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", PEAK, str(Path(__file__).parent)]
+    jobs = {count: subprocess.Popen([*command, str(count)], env=environment, stdout=subprocess.PIPE, text=True) for count in (2, 8, 32)}
+    peaks = {count: int(job.communicate(timeout=60)[0]) for count, job in jobs.items()}
+    # One expert's w13 is 1 MiB of int8, and 4 MiB as floats; measured: 2.6, 1.6 and 1.7 MiB.
+    assert max(peaks.values()) < 8 * 2**20, peaks
+    assert peaks[32] < peaks[2] + 2**20, peaks

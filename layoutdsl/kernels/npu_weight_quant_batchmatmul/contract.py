@@ -1,6 +1,7 @@
 """y = x @ ((weight + antiquant_offset) * antiquant_scale) + bias, x in float16 or bfloat16.
 
-Sources: torch_npu 2.13.0 schema; op-plugin 517f2e7d WeightQuantBatchMatmulV2KernelNpuOpApi.cpp (checks), ops-nn e5c3fa93 aclnnWeightQuantBatchMatmulV2 (documented limits).
+Sources: torch_npu 2.13.0 schema; op-plugin 517f2e7d WeightQuantBatchMatmulV2KernelNpuOpApi.cpp (checks), ops-nn e5c3fa93 aclnnWeightQuantBatchMatmulV2
+(documented limits).
 """
 
 from layoutdsl.kernels.base import Contract, LimitRow, Row
@@ -12,7 +13,16 @@ _GROUPS = LimitRow(slug="group-size", test="g % 32 == 0 and g >= 32 and g < K")
 CONTRACT = Contract(
     op="npu::npu_weight_quant_batchmatmul",
     parameters=(
-        "x", "weight", "antiquant_scale", "antiquant_offset", "quant_scale", "quant_offset", "bias", "antiquant_group_size", "inner_precise", "weight_dtype",
+        "x",
+        "weight",
+        "antiquant_scale",
+        "antiquant_offset",
+        "quant_scale",
+        "quant_offset",
+        "bias",
+        "antiquant_group_size",
+        "inner_precise",
+        "weight_dtype",
     ),
     rows=(
         Row(

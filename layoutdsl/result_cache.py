@@ -1,0 +1,139 @@
+"""Validation results by content: a spec that was proved stays proved, until its text or this package changes.
+
+Between the command line and the compiler; on a hit neither the parsers nor the compiler are imported.
+
+Invariants: an entry is named by the hash of the spec's text and of this package's files (sizes and times); a cache that cannot be read or written is as
+good as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Source, Span
+
+ENTRIES = 512
+"""Entries to keep; the oldest go first."""
+
+
+def validate_file(path: Path, *, use_cache: bool = True) -> list[Diagnostic]:
+    """Everything that is wrong with a spec file, from the cache where it was proved before."""
+    from layoutdsl.syntax.yaml_reader import read_source
+
+    try:
+        source = read_source(path)
+    except DiagnosticError as error:
+        return list(error.diagnostics)
+    entry = _entry(source) if use_cache else None
+    known = _load(entry, source)
+    if known is not None:
+        return known
+    found = _prove(source)
+    _store(entry, found)
+    return found
+
+
+def _prove(source: Source) -> list[Diagnostic]:
+    from layoutdsl.compiler.driver import validate
+    from layoutdsl.syntax.reader import read_document
+
+    try:
+        return validate(read_document(source))
+    except DiagnosticError as error:
+        return list(error.diagnostics)
+
+
+def folder() -> Path:
+    """``$LAYOUTDSL_CACHE``, else ``layoutdsl`` in the user's cache folder."""
+    chosen = os.environ.get("LAYOUTDSL_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "layoutdsl"
+
+
+def _entry(source: Source) -> Path:
+    digest = hashlib.sha256(_fingerprint().encode())
+    digest.update(source.text.encode("utf-8", "surrogatepass"))
+    return folder() / f"{digest.hexdigest()}.json"
+
+
+def _fingerprint() -> str:
+    """Names, sizes and times of this package's files: any edit makes old results void."""
+    package = Path(__file__).parent
+    lines = []
+    for place, _, names in sorted(os.walk(package)):
+        for name in sorted(names):
+            if name.endswith((".py", ".lark")):
+                state = os.stat(os.path.join(place, name))
+                lines.append(f"{place}/{name} {state.st_size} {state.st_mtime_ns}")
+    return "\n".join(lines)
+
+
+def _load(entry: Path | None, source: Source) -> list[Diagnostic] | None:
+    if entry is None:
+        return None
+    try:
+        data = json.loads(entry.read_text(encoding="utf-8"))
+        return [_decode(item, source) for item in data]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _store(entry: Path | None, found: Sequence[Diagnostic]) -> None:
+    if entry is None:
+        return
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=entry.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            json.dump([_encode(diagnostic) for diagnostic in found], file)
+        os.replace(file.name, entry)
+        _prune(entry.parent)
+    except (OSError, ValueError):
+        return
+
+
+def _prune(place: Path) -> None:
+    entries = sorted(place.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for old in entries[:-ENTRIES]:
+        old.unlink(missing_ok=True)
+
+
+def _encode(diagnostic: Diagnostic) -> dict[str, Any]:
+    def place(span: Span | None) -> list[int] | None:
+        return None if span is None else [span.start, span.end]
+
+    return {
+        "code": diagnostic.code,
+        "message": diagnostic.message,
+        "severity": diagnostic.severity,
+        "span": place(diagnostic.span),
+        "label": diagnostic.label,
+        "where": diagnostic.where,
+        "labels": [[place(label.span), label.text] for label in diagnostic.labels],
+        "notes": list(diagnostic.notes),
+        "helps": list(diagnostic.helps),
+    }
+
+
+def _decode(data: dict[str, Any], source: Source) -> Diagnostic:
+    def span(place: list[int] | None) -> Span | None:
+        return None if place is None else Span(source, place[0], place[1])
+
+    return Diagnostic(
+        code=data["code"],
+        message=data["message"],
+        severity=data["severity"],
+        span=span(data["span"]),
+        label=data["label"],
+        where=data["where"],
+        labels=tuple(Label(Span(source, place[0], place[1]), text) for place, text in data["labels"]),
+        notes=tuple(data["notes"]),
+        helps=tuple(data["helps"]),
+    )

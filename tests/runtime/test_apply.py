@@ -1,0 +1,246 @@
+"""A plan in place on a module: the right things are there afterwards, once, or nothing has changed."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from handwritten import Writer, at, experts, f32, kind, linear
+from torch.nn import Module, Parameter
+
+from layoutdsl.diagnostics import DiagnosticError
+from layoutdsl.plan.bind import bind
+from layoutdsl.plan.model import Digit, Plan
+from layoutdsl.runtime import apply as runtime_apply
+from layoutdsl.runtime.apply import apply
+from layoutdsl.runtime.dtypes import TORCH
+from layoutdsl.runtime.execute import run
+
+N, E = Digit("n", 1, 8), Digit("e", 1, 3)
+AXES = (("n", 8), ("e", 3))
+
+
+def loaded(plan: Plan, module: Module | None = None) -> Module:
+    """A module with the plan's parameters, loaded with random numbers and hung with a loader attribute."""
+    torch.manual_seed(0)
+    module = module or Module()
+    for node in plan.inputs:
+        *path, leaf = node.name.split(".")
+        owner = module
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, Module())
+            owner = owner.get_submodule(part)
+        drawn = torch.randint(-8, 8, node.type.shape) if node.type.storage.startswith("int") else torch.rand(node.type.shape) + 0.1
+        parameter = Parameter(drawn.to(TORCH[node.type.storage]), requires_grad=False)
+        parameter.output_dim = 0  # type: ignore[attr-defined]
+        owner.register_parameter(leaf, parameter)
+    return module
+
+
+def snapshot(module: Module) -> dict[str, Any]:
+    """Everything that a caller could see."""
+    seen: dict[str, Any] = {}
+    for name, child in module.named_modules():
+        plain = {key: value for key, value in child.__dict__.items() if not key.startswith("_") or key == runtime_apply.RECORD}
+        tensors = {**child._parameters, **child._buffers}
+        seen[name] = (list(child._parameters), list(child._buffers), set(child._non_persistent_buffers_set), plain)
+        for key, tensor in tensors.items():
+            assert tensor is not None
+            state = (id(tensor), tensor.data_ptr(), tensor.shape, tensor.dtype, tensor.stride(), tensor.requires_grad, dict(tensor.__dict__))
+            seen[f"{name}.{key}"] = (*state, tensor.detach().clone().flatten().tolist())
+    return seen
+
+
+def refused(plan: Plan, module: Module) -> str:
+    before = snapshot(module)
+    with pytest.raises(DiagnosticError) as caught:
+        apply(plan, module)
+    assert snapshot(module) == before
+    return caught.value.diagnostics[0].code
+
+
+LINEAR = bind(linear(), {"N": 64, "K": 128})
+EXPERTS = bind(experts(lists=True), {"E": 3, "I": 64, "H": 128})
+
+
+def test_linear() -> None:
+    module = loaded(LINEAR)
+    given = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    objects = dict(module.named_parameters())
+    expected = run(LINEAR, given)
+    apply(LINEAR, module)
+    found = dict(module.named_parameters())
+    assert set(found) == set(expected)
+    for name, want in expected.items():
+        assert isinstance(want, torch.Tensor)
+        assert torch.equal(found[name].view(torch.uint8), want.view(torch.uint8))
+        assert found[name].stride() == want.stride()
+        assert not found[name].requires_grad
+    for name in objects.keys() & found.keys():
+        assert found[name] is objects[name]
+        assert found[name].output_dim == 0  # type: ignore[attr-defined]
+    assert set(module.state_dict()) == set(expected)
+    assert copy.deepcopy(module).weight.shape == (128, 8)
+    assert set(pickle.loads(pickle.dumps(module)).state_dict()) == set(expected)
+
+
+def test_experts_with_lists() -> None:
+    module = loaded(EXPERTS)
+    apply(EXPERTS, module)
+    assert isinstance(module.w13_weight_list, list)
+    assert [part.shape for part in module.w13_weight_list] == [(128, 16)] * 3
+    assert not any(isinstance(part, Parameter) for part in module.w13_weight_list)
+    assert module.w13_scale_bias_list[1].data_ptr() == module.w13_scale_bias[1].data_ptr()
+    assert not hasattr(module, "w13_weight_scale_second")
+    assert "w13_weight_list" not in module.state_dict()
+
+
+def kinds_plan() -> Plan:
+    w = Writer()
+    scale, spare = w.input("fa_k.scale", kind("bfloat16", (N,))), w.input("spare", kind("bfloat16", (N,)))
+    wide = w.compute(kind("float32", (N,)), f32(at(scale)))
+    w.output("fa_k.scale", wide, "attribute")
+    w.output("fa_k.wide", wide)
+    w.output("spare", spare, "buffer")
+    w.output("fresh", wide, "buffer")
+    w.output("one", wide, "list")
+    w.output("number", w.compute(kind("float32", ()), ("const", "float32", 0.5)), "value")
+    return bind(w.plan((), AXES), {})
+
+
+def test_kinds_and_dotted_names() -> None:
+    plan = kinds_plan()
+    module = loaded(plan)
+    spare = module.spare
+    apply(plan, module)
+    child = module.fa_k
+    assert isinstance(child, Module)
+    assert list(child._parameters) == ["wide"]
+    assert type(child.scale) is torch.Tensor
+    assert child.scale.dtype == torch.float32
+    assert not module._parameters
+    assert set(module._buffers) == {"spare", "fresh"}
+    assert module.spare.data_ptr() == spare.data_ptr()
+    assert set(module.state_dict()) == {"fa_k.wide"}
+    assert isinstance(module.one, list)
+    assert module.number == 0.5
+
+
+def test_inputs_may_be_buffers_or_plain_attributes() -> None:
+    plan = kinds_plan()
+    module = loaded(plan)
+    del module.spare
+    module.spare = torch.ones(8, dtype=torch.bfloat16)
+    scale = module.fa_k.scale.detach()
+    del module.fa_k.scale
+    module.fa_k.register_buffer("scale", scale)
+    apply(plan, module)
+    assert set(module._buffers) == {"spare", "fresh"}
+    assert type(module.fa_k.scale) is torch.Tensor
+    assert refused(plan, module) == "already-applied"
+
+
+def test_gradients_do_not_stand_in_the_way() -> None:
+    module = loaded(LINEAR)
+    module.weight_scale.requires_grad_(True)
+    apply(LINEAR, module)
+    assert not module.weight_scale.requires_grad
+    assert module.weight_scale.dtype == torch.float32
+
+
+# ---- once ----------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", [LINEAR, EXPERTS, kinds_plan()])
+def test_a_second_time_is_refused(plan: Plan) -> None:
+    module = loaded(plan)
+    apply(plan, module)
+    assert refused(plan, module) == "already-applied"
+
+
+def test_another_plan_on_the_same_tensors_is_refused() -> None:
+    """A square int8 matrix looks the same before and after: only the mark tells."""
+    w = Writer()
+    n, k = Digit("n", 1, 8), Digit("k", 1, 8)
+    w.output("weight", w.move(w.input("weight", kind("int8", (n,), (k,))), kind("int8", (k,), (n,)), "never"))
+    plan = bind(w.plan((), (("n", 8), ("k", 8))), {})
+    module = loaded(plan)
+    apply(plan, module)
+    assert refused(plan, module) == "already-applied"
+    other = Module()
+    other.register_parameter("weight", module.weight)
+    assert refused(plan, other) == "already-applied"
+
+
+def test_what_a_loader_makes_anew_is_applied_again() -> None:
+    module = loaded(LINEAR)
+    apply(LINEAR, module)
+    first = module.weight.clone()
+    loaded(LINEAR, module)
+    apply(LINEAR, module)
+    assert torch.equal(module.weight, first)
+
+
+# ---- or nothing ----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_missing_and_wrong_parameters() -> None:
+    module = loaded(LINEAR)
+    del module.weight_scale
+    assert refused(LINEAR, module) == "tensor-missing"
+    module.weight_scale = Parameter(torch.ones(3, 1, dtype=torch.bfloat16))
+    assert refused(LINEAR, module) == "tensor-shape"
+    assert refused(LINEAR, Module()) == "tensor-missing"
+
+
+def test_outputs_without_a_place() -> None:
+    w = Writer()
+    value = w.input("spare", kind("float32", (N,)))
+    for name in ("forward", "nowhere.scale", "child"):
+        w.outputs = []
+        w.output(name, value, "attribute")
+        plan = bind(w.plan((), AXES), {})
+        module = loaded(plan)
+        module.child = Module()
+        assert refused(plan, module) == "plan-invalid"
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_failure_in_the_middle_leaves_the_module_as_it_was(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = kinds_plan()
+    module = loaded(plan)
+    before = snapshot(module)
+    calls = 0
+
+    def failing(function: Any) -> Any:
+        def wrapped(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > step:
+                raise RuntimeError("out of memory")
+            return function(*args)
+
+        return wrapped
+
+    monkeypatch.setattr(runtime_apply, "_put", failing(runtime_apply._put))
+    monkeypatch.setattr(runtime_apply, "_tensors", failing(runtime_apply._tensors))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        apply(plan, module)
+    assert snapshot(module) == before
+    monkeypatch.undo()
+    apply(plan, module)
+    assert module.number == 0.5
+
+
+def test_a_failure_at_parameters_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = loaded(LINEAR)
+    module.weight_scale.requires_grad_(True)
+    before = snapshot(module)
+    monkeypatch.setattr(runtime_apply, "_tensors", lambda value: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        apply(LINEAR, module)
+    assert snapshot(module) == before
