@@ -410,6 +410,10 @@ def _argument(kind: str, words: tuple[str, ...], expr: Expr, op: Op, context: Co
             if not isinstance(expr, Name) or expr.id not in words:
                 fail("argument-kind", expr.span, f"`{op.name}` needs one of: {', '.join(words)}")
             return expr.id
+        case "kernel":
+            if not isinstance(expr, Name):
+                fail("argument-kind", expr.span, f"`{op.name}` needs the name of a kernel here")
+            return expr.id
         case "size":
             return size_of(expr, context)
         case _:
@@ -440,9 +444,22 @@ def _lower(op: Op, result: Value, value: Value, arguments: dict[str, Any], stage
     if op.instruction == "compute":
         return Compute(result, ("cast", result.type.element.name, ("at", value, ())), stage.span)
     if op.instruction == "opaque":
-        extra = tuple((name, argument) for name, argument in arguments.items() if argument is not None)
-        return Opaque(result, value, "format_cast", (("format", FRACTAL_NZ), *extra), stage.span)
+        return Opaque(result, value, op.function, _opaque_arguments(op, arguments), stage.span)
     return Move(result, value, op.alias, stage.span)
+
+
+def _opaque_arguments(op: Op, arguments: dict[str, Any]) -> tuple[tuple[str, int | str], ...]:
+    if op.function == "kernel":
+        return (("kernel", op_name(arguments["kernel"])),)
+    activation = arguments.get("activation")
+    # npu_format_cast's own name for the dtype of the activation (torch_npu 2.13).
+    return (("format", FRACTAL_NZ), *((("customize_dtype", activation),) if activation is not None else ()))
+
+
+def op_name(text: str) -> str:
+    """``npu_x`` is ``npu::npu_x``; ``_C_ascend.y`` is ``_C_ascend::y``."""
+    namespace, dot, name = text.rpartition(".")
+    return f"{namespace}::{name}" if dot else f"npu::{text}"
 
 
 def _with_story(error: Reject, stage: Stage, value: Value, context: Context) -> DiagnosticError:

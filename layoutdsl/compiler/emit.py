@@ -9,6 +9,7 @@ from layoutdsl.compiler.evaluate import evaluate
 from layoutdsl.compiler.scope import Context
 from layoutdsl.diagnostics import Span
 from layoutdsl.ir import layout, program
+from layoutdsl.ir.dtypes import holds_exactly
 from layoutdsl.ir.symbolic import Floor, Monomial, Size, fraction_of
 from layoutdsl.plan import model
 from layoutdsl.plan.sizes import SizeExpr
@@ -151,7 +152,7 @@ def emit(
         for p in source.parameters
     )
     code = tuple(emitter.instruction(instruction) for instruction in source.code)
-    summed = _summed(source)
+    summed, classes = _summed(source), _classes(source)
     return model.Plan(
         scheme=scheme,
         layer=layer,
@@ -164,11 +165,45 @@ def emit(
         inputs=inputs,
         code=code,
         outputs=tuple(
-            model.Output(output.name, emitter.use(output.value), output.kind, "sum" if output.value.number in summed else "exact", "")  # type: ignore[arg-type]
+            model.Output(output.name, emitter.use(output.value), output.kind, "sum" if output.value.number in summed else "exact", classes[output.value.number])  # type: ignore[arg-type]
             for output in source.outputs
         ),
         forward="external" if source.forward is None else tuple(source.forward),
     )
+
+
+_ORDER = ("alias", "bijective", "injective", "lossy", "opaque")
+
+
+def _classes(source: program.Program) -> dict[int, str]:
+    """How much of the checkpoint each value keeps, from which reloading follows: an untouched parameter, a movement that can be undone, one that also pads
+    or repeats,
+    anything that loses information, or opaque bytes."""
+    found = {p.value.number: "opaque" if p.value.type.element.name == "opaque" else "alias" for p in source.parameters}
+    for instruction in source.code:
+        result = instruction.result
+        if isinstance(instruction, program.Compute):
+            reads = list(_reads(instruction.expr))
+            own = _class_of_math(instruction.expr, result.type)
+        else:
+            reads = [instruction.of]
+            own = "injective" if len(result.type.pads) > len(instruction.of.type.pads) else "bijective"
+        found[result.number] = max([own, *(found[value.number] for value in reads)], key=_ORDER.index)
+    return found
+
+
+def _class_of_math(expr: Any, kind: layout.TensorType) -> str:
+    """A chain of exact casts of one read keeps everything; the same with more loops than the read has digits repeats it; all else loses something."""
+    while expr[0] == "cast":
+        inner = expr[2]
+        source = inner[1].type.element.name if inner[0] == "at" else inner[1]
+        if inner[0] not in ("at", "cast") or not holds_exactly(expr[1], source):
+            return "lossy"
+        expr = inner
+    if expr[0] != "at" or expr[2]:
+        return "lossy"
+    read, made = ({(d.axis, d.div) for d in k.logical if not d.unit} for k in (expr[1].type, kind))
+    return "bijective" if read == made else "injective"
 
 
 def _summed(source: program.Program) -> set[int]:

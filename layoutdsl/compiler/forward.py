@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from layoutdsl.compiler.contracts import Operand, broken_by_defaults, check_call, rows_for
-from layoutdsl.compiler.elaborate import Accept, Elaboration, Silenced, view_inline
+from layoutdsl.compiler.elaborate import Accept, Elaboration, Silenced, op_name, view_inline
 from layoutdsl.compiler.emit import plan_type, size_expr
 from layoutdsl.compiler.evaluate import DtypeName, evaluate, fail
 from layoutdsl.compiler.math import walk
@@ -281,9 +281,3 @@ class _Walker:
         name = dtype.id if isinstance(dtype, Name) else ""
         element = str(evaluate(Name("params_dtype" if name == "x.dtype" else name, dtype.span), self.context))
         return replace(kind, element=Element(element), storage=ELEMENTS[element].native or kind.storage)
-
-
-def op_name(text: str) -> str:
-    """``npu_x`` is ``npu::npu_x``; ``_C_ascend.y`` is ``_C_ascend::y``."""
-    namespace, dot, name = text.rpartition(".")
-    return f"{namespace}::{name}" if dot else f"npu::{text}"

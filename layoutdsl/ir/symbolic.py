@@ -430,7 +430,20 @@ class Facts:
             return Size(whole)
         if self.nonnegative(residue + 1) and self._below_one(residue + 1):
             return Size(whole) - 1
+        known = self._known_quotient(residue)
+        if known is not None:
+            return Size(whole) + known
         return Size(whole) + Size({((Floor(residue, _floor_key(residue)), 1),): 1})
+
+    def _known_quotient(self, residue: Size) -> Size | None:
+        """``floor((x + s)/c)`` is ``floor(x)/c + s//c`` where a fact says that c divides ``floor(x)``: an even number of groups is a number of pairs."""
+        for shape, factor in self._integral:
+            if factor.numerator != 1 or len(shape) != 1 or shape[0][1] != 1 or not isinstance(shape[0][0], Floor):
+                continue
+            rest = (residue * factor.denominator - shape[0][0].argument).constant
+            if rest is not None:
+                return Size({shape: factor}) + rest // factor.denominator
+        return None
 
     def _round_constant(self, residue: Size) -> Size:
         """Round ``c`` in ``(x + c)/y`` down to the grid 1/D on which x lies: ``(32*x + 63)//(64*y) == (x + 1)//(2*y)``."""

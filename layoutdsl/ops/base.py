@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from layoutdsl.ir.layout import Digit, Dim, Reject, Space, TensorType
 from layoutdsl.ir.symbolic import Size
 
-ParameterKind = Literal["dim", "axis", "storage", "element", "size", "int", "word", "dims", "type"]
+ParameterKind = Literal["dim", "axis", "storage", "element", "size", "int", "word", "dims", "type", "kernel"]
 Instruction = Literal["move", "compute", "opaque", "none"]
 Alias = Literal["must", "may", "never"]
 
@@ -69,7 +69,7 @@ Position = tuple[tuple[int, ...], int]
 class Op:
     """One primitive.
 
-    summary: one line for the docs. instruction: what it lowers to. alias: whether a move shares memory. numeric: values change (all other ops keep the
+    summary: one line for the docs. instruction: what it lowers to. alias: whether a move shares memory. function: what an opaque instruction does. numeric: values change (all other ops keep the
     logical tensor).
     """
 
@@ -78,6 +78,7 @@ class Op:
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     instruction: ClassVar[Instruction] = "move"
     alias: ClassVar[Alias] = "never"
+    function: ClassVar[str] = ""
     numeric: ClassVar[bool] = False
     on_lists: ClassVar[bool] = True
     examples: ClassVar[tuple[Example, ...]] = ()

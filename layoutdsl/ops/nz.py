@@ -19,6 +19,7 @@ class Nz(Op):
     summary = "FRACTAL_NZ, unconditional (`when` makes it optional); T = activation dtype"
     parameters = (Parameter("activation", "element", optional=True),)
     instruction = "opaque"
+    function = "format_cast"
     examples = (
         Example("int8[n, k]", "nz", "int8[n, k] over nz[n, k]"),
         Example("int8[n, k] in int8[k, n]", "nz", "int8[n, k] in int8[k, n] over nz[k, n]"),

@@ -125,7 +125,22 @@ def _evaluated(plan: Plan, sizes: Mapping[str, int]) -> Plan:
         limits=tuple(replace(limit, test=int(_holds(limit.test, sizes))) for limit in plan.limits),
         inputs=tuple(replace(node, type=_type(node.type, number)) for node in plan.inputs),
         code=tuple(_instruction(node, number) for node in plan.code),
+        forward=plan.forward if plan.forward == "external" else tuple(replace(c, expr=_call(c.expr, number), when=_call(c.when, number)) for c in plan.forward),
     )
+
+
+def _call(expr: Any, number: Evaluate) -> Any:
+    """A forward expression with the sizes and types in it evaluated."""
+    match expr:
+        case TensorType():
+            return _type(expr, number)
+        case ("call", op, args, tuple() as kwargs) if all(isinstance(pair, tuple) and len(pair) == 2 for pair in kwargs):
+            return ("call", op, _call(args, number), tuple((name, _call(value, number)) for name, value in kwargs))
+        case ("size", size):
+            return ("size", number(size))
+        case tuple():
+            return tuple(_call(part, number) for part in expr)
+    return expr
 
 
 def _instruction(node: Instruction, number: Evaluate) -> Instruction:

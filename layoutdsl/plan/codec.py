@@ -531,6 +531,8 @@ def _check(plan: Plan) -> None:
         values[node.id] = node.type
     for output in plan.outputs:
         _check_defined(output.value, values, f"output {output.name}")
+    for call in () if plan.forward == "external" else plan.forward:
+        _check_call(plan, (call.expr, call.when), f"forward {', '.join(call.targets)}")
 
 
 def _check_unique(what: str, names: Iterable[str]) -> None:
@@ -589,6 +591,20 @@ def _check_instruction(plan: Plan, node: Instruction, values: Mapping[str, Tenso
         _invalid(place, "a format cast changes the format and nothing else")
     if isinstance(node, Move) and node.type.element != source.element:
         _invalid(place, f"a move keeps the element: `{source.element}` does not become `{node.type.element}`")
+
+
+def _check_call(plan: Plan, expr: Any, place: str) -> None:
+    """The types and sizes inside a forward expression, whose other parts are plain data here."""
+    match expr:
+        case TensorType():
+            _check_type(plan, expr, place)
+        case ("call", _, args, tuple() as kwargs) if all(isinstance(pair, tuple) and len(pair) == 2 for pair in kwargs):
+            _check_call(plan, (args, *(value for _, value in kwargs)), place)
+        case ("size", size):
+            _check_names(plan, SIZE.read(_write_literal(size), place), place)
+        case tuple():
+            for part in expr:
+                _check_call(plan, part, place)
 
 
 def _check_defined(value: str, values: Mapping[str, TensorType], place: str) -> TensorType:

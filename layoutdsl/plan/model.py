@@ -138,7 +138,8 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """``id`` is a named function of ``of``: ``format_cast`` (values and layout stay, the device's format changes)."""
+    """``id`` is a named function of ``of``: ``format_cast`` (values and layout stay, the device's format changes) or
+    ``kernel`` (a device kernel, one element in and one out)."""
 
     id: str
     function: str
@@ -149,13 +150,16 @@ class Opaque:
 
 
 Instruction = Union[Move, Compute, Opaque]
-OPAQUE_FUNCTIONS = frozenset({"format_cast"})
+OPAQUE_FUNCTIONS = frozenset({"format_cast", "kernel"})
 Kind = Literal["parameter", "attribute", "buffer", "list", "value"]
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the layer has afterwards under ``name``. bits: ``exact``, or ``sum`` where a float sum decides them (fast mode may differ)."""
+    """What the layer has afterwards under ``name``. bits: ``exact``, or ``sum`` where a float sum decides them (fast mode may differ).
+
+    reload: alias (untouched), bijective, injective (pads or repeats), lossy or opaque: what a reload must keep or read again.
+    """
 
     name: str
     value: str

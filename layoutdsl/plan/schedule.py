@@ -333,10 +333,6 @@ def _sliced(digit: Digit, axis: str) -> Digit:
     return Digit(axis, digit.div, 1) if digit.axis == axis else digit
 
 
-def _slice_node(node: Instruction, axis: str) -> Instruction:
-    return replace(node, type=slice_type(node.type, axis))
-
-
 # ---- stages --------------------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -397,7 +393,7 @@ def _whole(node: Instruction, code: Code, axes: Mapping[str, int]) -> Step | Loo
     if not node.type.listed:
         return Step(node=node, share=node.id in code.share)
     axis = node.type.listed
-    step = Step(node=_slice_node(node, axis), share=node.id in code.share)
+    step = Step(node=replace(node, type=slice_type(node.type, axis)), share=node.id in code.share)
     return Loop(axis=axis, count=axes[axis], sliced=reads(node), written=(), gathered=(node.id,), steps=(step,))
 
 
@@ -415,17 +411,25 @@ def _groups(nodes: Sequence[Instruction], code: Code, axis: str) -> list[list[In
 
 
 def _loop(nodes: Sequence[Instruction], parts: _Parts, code: Code, axis: str, count: int) -> Loop:
-    made = [node.id for node in nodes]
     results = [node for node in nodes if node.id in parts.demanded and node.id not in code.share]
-    outside = dict.fromkeys(name for node in nodes for name in reads(node) if name not in made)
+    inner = _slices(nodes, [node.id for node in results], code, axis)
+    made = [node.id for node in inner.nodes]
+    outside = dict.fromkeys(name for node in inner.nodes for name in reads(node) if name not in made)
     return Loop(
         axis=axis,
         count=count,
         sliced=tuple(name for name in outside if has_axis(code.types[name], axis)),
         written=tuple(node.id for node in results if not node.type.listed),
         gathered=tuple(node.id for node in results if node.type.listed),
-        steps=tuple(Step(node=_slice_node(node, axis), share=node.id in code.share) for node in nodes),
+        steps=tuple(Step(node=node, share=node.id in inner.share) for node in inner.nodes),
     )
+
+
+def _slices(nodes: Sequence[Instruction], wanted: Sequence[str], code: Code, axis: str) -> Code:
+    """The nodes as one pass sees them. An element of a list and a slice are the same there, so more moves compose."""
+    types = {name: slice_type(kind, axis) for name, kind in code.types.items()}
+    sliced = tuple(replace(node, type=types[node.id]) for node in nodes)
+    return _live(_with_composed_moves(Code(sliced, code.share & {node.id for node in nodes}, types, tuple(wanted))))
 
 
 # ---- last uses -----------------------------------------------------------------------------------------------------------------------------------------------

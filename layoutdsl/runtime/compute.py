@@ -189,6 +189,9 @@ class _Job:
         if expr[0] != "sum":
             return tuple(self.with_sums(part, outer) if isinstance(part, tuple) else part for part in expr)
         _, bound, order, body = expr
+        grouped = self.grouped(bound, body, outer) if self.mode == "fast" else None
+        if grouped is not None:
+            return self.with_sums(grouped, outer)
         digits = [Digit(loop.axis, loop.div, loop.ext) for loop in outer]
         loops = _loops([*digits, *bound], self.extents)
         rank = {(entry.axis, entry.div) if isinstance(entry, Digit) else tuple(entry): place for place, entry in enumerate(order)}
@@ -197,6 +200,34 @@ class _Job:
         name = f"sum:{next(self.sums)}"
         self.operands[name] = self.sum(self.with_sums(body, ordered), ordered, summed)
         return ("at", name, ())
+
+    def grouped(self, bound: Sequence[Digit], body: Expr, outer: Sequence[_Loop]) -> Expr | None:
+        """A sum of a product of one integer tensor and scales that are constant over groups, as a sum over groups of exact integer sums; None for all others.
+
+        At most as many float additions as groups are left, and none inside a group rounds.
+        """
+        summed = [digit for digit in bound if digit.ext != 1]
+        split = _split(body, summed[0], self.operands) if len(summed) == 1 else None
+        if split is None:
+            return None
+        digit, (name, dtype), group = summed[0], split.weight, split.group
+        count = _int(digit.ext) * _int(digit.div) // group
+        groups, within = Digit(digit.axis, group, count), Digit(digit.axis, digit.div, group // _int(digit.div))
+        weight = self.operands[name]
+        axes = {place.axis for place in weight.places}
+        loops = _loops([*(Digit(loop.axis, loop.div, loop.ext) for loop in outer if loop.axis in axes), groups, within], self.extents)
+        chains = {loop.key: max((p.stride for p in weight.places if p.axis == loop.axis and p.div <= loop.div), default=0) * loop.div for loop in loops}
+        total = f"sum:{next(self.sums)}"
+        ordered = sorted(loops, key=lambda loop: -chains[loop.key])
+        self.operands[total] = self.sum(("cast", "int32", ("at", name, ())), ordered, {(within.axis, _int(within.div))} if within.ext != 1 else set())
+        inner: Expr = ("cast", dtype, ("at", total, ()))
+        for factor in split.coarse:
+            inner = ("*", inner, factor)
+        if count != 1:
+            inner = ("sum", (groups,), ((groups.axis, group), *(loop.key for loop in outer)), inner)
+        for factor in split.constant:
+            inner = ("*", inner, factor)
+        return inner
 
     def sum(self, body: Expr, loops: Sequence[_Loop], bound: set[tuple[str, int]]) -> _Operand:
         """The sum of a body over the bound loops; ``loops`` in the order in which it is materialised."""
@@ -226,6 +257,45 @@ class _Job:
         dims = [dim for dim, (summed, _) in enumerate(runs) if summed]
         total = terms.view([size for _, size in runs]).sum(dims, dtype=terms.dtype) if dims else terms
         return total.view([loop.count for loop in loops if loop.key not in bound])
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The factors of a product under a sum: an integer tensor (name, dtype it is cast to), those constant over ``group`` indices, those constant over all."""
+
+    weight: tuple[str, str]
+    coarse: tuple[Expr, ...]
+    constant: tuple[Expr, ...]
+    group: int
+
+
+def _split(body: Expr, digit: Digit, operands: Mapping[str, _Operand]) -> _Split | None:
+    levels: list[tuple[int, Expr]] = []
+    end = _int(digit.div) * _int(digit.ext)
+    for factor in _factors(body):
+        reads = _reads(factor)
+        if any(picks for _, picks in reads) or _has_sum(factor):
+            return None
+        levels.append((min((p.div for name, _ in reads for p in operands[name].places if p.axis == digit.axis), default=end), factor))
+    fine = [factor for level, factor in levels if level == digit.div]
+    group = min((level for level, _ in levels if level != digit.div), default=end)
+    nested = end % group == 0 and group % _int(digit.div) == 0 and all(level % group == 0 for level, _ in levels if level != digit.div)
+    match fine:
+        case [("cast", "float32" | "float64" as dtype, ("at", name, ()))] if nested:
+            operand = operands[name]
+            # A sum of bytes over a group must fit 32 bits.
+            if operand.tensor.dtype in (torch.int8, torch.uint8) and not operand.excess and group // _int(digit.div) <= 1 << 22:
+                coarse = tuple(factor for level, factor in levels if digit.div != level != end)
+                return _Split((name, dtype), coarse, tuple(factor for level, factor in levels if level == end), group)
+    return None
+
+
+def _has_sum(expr: Any) -> bool:
+    return isinstance(expr, tuple) and bool(expr) and (expr[0] == "sum" or any(map(_has_sum, expr[1:])))
+
+
+def _factors(expr: Expr) -> list[Expr]:
+    return [*_factors(expr[1]), *_factors(expr[2])] if expr[0] == "*" else [expr]
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ N, K = Digit("n", 1, "N"), Digit("k", 1, "K")
 GROUPS = Digit("k", 32, ("cdiv", "K", 32))
 PACKED = kind("int4", (K,), (Digit("n", 8, ("/", "N", 8)),), storage="int32", lanes=(Digit("n", 1, 8),))
 BODY = ("*", ("cast", "float32", ("at", "v0", ())), ("cast", "float32", ("at", "v1", ())))
+KEYWORDS = (("scale", ("const", 1.5, None)), ("size", ("size", ("/", "N", 8))))
 
 
 def small_plan() -> Plan:
@@ -53,5 +54,5 @@ def small_plan() -> Plan:
             Output("offset", "v9", "parameter", "exact", "alias"),
             Output("spare", "v3", "parameter", "exact", "alias"),
         ),
-        forward=(Call(("y",), ("call", "npu_small", ("x", "weight"), ("scale", 1.5, None), ("view", ("layer", "weight"), PACKED)), ("and", True)),),
+        forward=(Call(("y",), ("call", "npu_small", (("input", "x"), ("view", ("layer", "weight"), PACKED)), KEYWORDS), ("and", True)),),
     )

@@ -41,6 +41,14 @@ def test_everything_is_a_number() -> None:
     assert bind(bound, {}) == bound
 
 
+def test_forward_is_bound() -> None:
+    bound = bind(PLAN, {"N": 64, "K": 100})
+    assert bound.forward != "external"
+    expr = bound.forward[0].expr
+    assert expr[3][1] == ("size", ("size", 8))
+    assert expr[2][1][2].shape == (100, 8)
+
+
 def test_sizes() -> None:
     missing = diagnostics(PLAN, {"N": 64})
     assert [d.code for d in missing] == ["size-missing"]

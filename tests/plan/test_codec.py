@@ -175,7 +175,9 @@ CHANGES: dict[str, tuple[tuple[Any, ...], Any]] = {
     "a loop with a cell too many": (("code", 4, "expr", 1, 1, 2, 0, 1, 2), ["loop", "n", 1, 1]),
     "an operator that indices do not have": (("code", 4, "expr", 1, 1, 2, 0, 1, 0), "cdiv"),
     "an order by an unknown axis": (("code", 3, "expr", 2, 2, 0, 0), "q"),
-    "a call on an unknown type": (("forward", 0, "expr", 4, 2), {"type": {}}),
+    "a call on an unknown type": (("forward", 0, "expr", 2, 1, 2), {"type": {}}),
+    "a call with an unknown size": (("forward", 0, "expr", 3, 1, 1, 1, 1), "Q"),
+    "a call with an unknown size function": (("forward", 0, "expr", 3, 1, 1, 1, 0), "system"),
     "forward of the wrong kind": (("forward",), "internal"),
 }
 

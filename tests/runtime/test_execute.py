@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
-from handwritten import Writer, at, experts, kind, linear
+from handwritten import Writer, at, experts, f32, kind, linear
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from layoutdsl.diagnostics import DiagnosticError
 from layoutdsl.plan.bind import bind
-from layoutdsl.plan.model import Digit, Plan
+from layoutdsl.plan.model import Compute, Digit, Move, Plan
+from layoutdsl.plan.schedule import reads, same_memory, schedule
+from layoutdsl.runtime.compute import compute
 from layoutdsl.runtime.dtypes import TORCH
 from layoutdsl.runtime.execute import run
+from layoutdsl.runtime.move import allocate, copy
 
 N, K, E, Z = Digit("n", 1, 8), Digit("k", 1, 16), Digit("e", 1, 3), Digit("z", 1, 0)
 AXES = (("n", 8), ("k", 16), ("e", 3), ("z", 0))
@@ -60,6 +67,85 @@ def test_streaming_gives_the_bits_of_whole_tensors(monkeypatch: pytest.MonkeyPat
     whole = run(plan, inputs)
     assert list(streamed) == list(whole) == [output.name for output in plan.outputs]
     assert all(same(streamed[name], whole[name]) for name in whole)
+
+
+def test_kept_formats_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = bind(experts(lists=True), SIZES)
+    inputs = random_inputs(plan)
+    expected = run(plan, inputs)
+    monkeypatch.setattr("layoutdsl.runtime.execute.schedule", lambda plan, device_formats: schedule(plan, device_formats=True))
+    found = run(plan, inputs)
+    assert all(same(found[name], expected[name]) for name in expected)
+
+
+LAYOUTS = [
+    replace(kind("int4", *dims, storage="int8"), order=order)
+    for dims in itertools.permutations([(E,), (N,), (K,)])
+    for order in ((0, 1, 2), (0, 2, 1), (2, 0, 1))
+] + [
+    kind("int4", (E,), (K,), (Digit("n", 2, 4),), storage="int8", lanes=(Digit("n", 1, 2),)),
+    kind("int4", (E,), (N,), (Digit("k", 8, 2),), storage="int32", lanes=(Digit("k", 1, 8),)),
+    kind("int4", (E, N), (K,), storage="int8"),
+    kind("int4", (N,), (E,), (Digit("k", 2, 8),), storage="uint8", lanes=(Digit("k", 1, 2),)),
+]
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Writer:
+    """Moves between layouts of one tensor, views where the bytes allow, sums, and outputs of some of it."""
+    w = Writer()
+    kinds = {w.input("t", draw(st.sampled_from(LAYOUTS))): w.inputs[0].type}
+    numbers = set()
+    for _ in range(draw(st.integers(1, 7))):
+        source = draw(st.sampled_from([value for value in kinds if value not in numbers]))
+        if draw(st.integers(0, 4)) == 0:
+            readable = [value for value in kinds if value not in numbers and not kinds[value].lanes]
+            if readable:
+                body = f32(at(draw(st.sampled_from(readable))))
+                numbers.add(value := w.compute(kind("float32", (E,), (N,)), ("sum", (K,), (E, N, K), body)))
+                kinds[value] = w.code[-1].type
+            continue
+        target = draw(st.sampled_from(LAYOUTS))
+        alias = draw(st.sampled_from(["never", "may", "must"] if same_memory(kinds[source], target) else ["never", "may"]))
+        kinds[w.move(source, target, alias)] = target
+    for index, value in enumerate(draw(st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=4))):
+        w.output(f"out{index}", value)
+    return w
+
+
+def naively(plan: Plan, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Every node by itself, whole, in its own memory."""
+    values = {node.id: inputs[node.name] for node in plan.inputs}
+    types = {node.id: node.type for node in (*plan.inputs, *plan.code)}
+    for node in plan.code:
+        values[node.id] = allocate(node.type, "cpu")
+        if isinstance(node, Compute):
+            compute(node, {value: (values[value], types[value]) for value in reads(node)}, dict(AXES), values[node.id], "exact")
+        elif isinstance(node, Move):
+            copy(values[node.of], types[node.of], node.type, values[node.id])
+    return {output.name: values[output.value] for output in plan.outputs}
+
+
+@settings(max_examples=300, deadline=None)
+@given(programs())
+def test_a_schedule_changes_no_bits(w: Writer) -> None:
+    plan = bound(w)
+    given_type = plan.inputs[0].type
+    drawn = torch.randint(-8, 8, given_type.shape) if not given_type.lanes else torch.randint(-128, 128, given_type.shape)
+    inputs = {"t": torch.empty_strided(given_type.shape, given_type.strides, dtype=TORCH[given_type.storage]).copy_(drawn)}
+    before = inputs["t"].clone()
+    found, expected = run(plan, inputs), naively(plan, inputs)
+    assert torch.equal(inputs["t"], before)
+    for name, want in expected.items():
+        assert torch.equal(tensor(found[name]), want)
+        assert tensor(found[name]).stride() == want.stride()
+    memory = {output.value: tensor(found[output.name]).untyped_storage().data_ptr() for output in plan.outputs}
+    for node in plan.code:
+        if isinstance(node, Move) and node.id in memory:
+            if node.of in memory and node.alias != "may":
+                assert (memory[node.id] == memory[node.of]) == (node.alias == "must")
+            if node.alias == "never":
+                assert memory[node.id] != inputs["t"].untyped_storage().data_ptr()
 
 
 def test_lists() -> None:
@@ -136,9 +222,9 @@ def test_inputs_of_any_strides() -> None:
     wide = {name: torch.cat([value.flatten()[:1], value.flatten()])[1:].view(value.shape) for name, value in inputs.items()}
     turned = {name: value.transpose(0, 1).contiguous().transpose(0, 1) for name, value in inputs.items()}
     expected = run(plan, inputs)
-    for given in (wide, turned):
-        found = run(plan, given)
-        outputs = [name for name in expected if name not in given or found[name] is not given[name]]
+    for tensors in (wide, turned):
+        found = run(plan, tensors)
+        outputs = [name for name in expected if name not in tensors or found[name] is not tensors[name]]
         assert len(outputs) == len(expected) - 2
         assert all(same(found[name], expected[name]) for name in outputs)
 
@@ -243,6 +329,7 @@ from handwritten import experts
 from layoutdsl.plan.bind import bind
 from layoutdsl.runtime.dtypes import TORCH
 from layoutdsl.runtime.execute import run
+from layoutdsl.runtime.move import allocate, copy
 
 def status(key):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))

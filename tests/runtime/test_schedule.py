@@ -206,6 +206,7 @@ def test_lists_whose_tensor_is_deleted_never_have_it_whole() -> None:
     assert isinstance(loop, Loop)
     assert loop.written == ()
     assert loop.gathered == ("v3",)
+    assert [reads(step.node) for step in loop.steps] == [("v0",)], "one copy, not two"
 
 
 def stream_of(*types: TensorType, expr: tuple[Any, ...] | None = None, out: TensorType | None = None) -> list[Loop]:

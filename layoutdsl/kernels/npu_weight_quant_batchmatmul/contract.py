@@ -45,9 +45,28 @@ CONTRACT = Contract(
             source=_DOCUMENT + "; users' reports of `antiquantGroupSize should be 128 or 64`",
         ),
         Row(
+            name="int4 per group, ND, transposed view",
+            devices=("a2", "a3"),
+            arguments={
+                "weight": "int4[k, n] in int32[k//8, n | k%8] over [n, k//8]",
+                "antiquant_scale": "x_dtype[k//g, n] over [n, k//g]",
+                "antiquant_offset": "x_dtype[k//g, n] over [n, k//g]",
+            },
+            integers={"g": "antiquant_group_size"},
+            limits=(_GROUPS,),
+            source=_DOCUMENT,
+        ),
+        Row(
             name="int8 per channel, ND",
             devices=("a2", "a3"),
             arguments={"weight": "int8[k, n]", "antiquant_scale": "x_dtype[n]", "antiquant_offset": "x_dtype[n]"},
+            integers={},
+            source=_DOCUMENT,
+        ),
+        Row(
+            name="int8 per channel, ND, transposed view",
+            devices=("a2", "a3"),
+            arguments={"weight": "int8[k, n] over [n, k]", "antiquant_scale": "x_dtype[n, 0]", "antiquant_offset": "x_dtype[n, 0]"},
             integers={},
             source=_DOCUMENT,
         ),
