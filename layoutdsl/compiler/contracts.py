@@ -85,13 +85,13 @@ def check_call(
     rows = [row for row in device_rows if _meant(row, operands, given)]
     if not rows:
         return None, []
-    failures: list[tuple[int, Row, Mismatch]] = []
+    failures: list[tuple[tuple[int, int], Row, Mismatch]] = []
     for row in rows:
         matcher = _Matcher(row, operands, context, x_dtype)
         try:
             return [], matcher.match(contract, span)
         except Mismatch as mismatch:
-            failures.append((matcher.matched, row, mismatch))
+            failures.append(((matcher.matched, _likeness(row, operands)), row, mismatch))
     _, closest, reason = max(failures, key=lambda failure: failure[0])
     return [_refusal(name, closest, reason, operands, context, span)], []
 
@@ -104,15 +104,31 @@ def _meant(row: Row, operands: Mapping[str, Operand], given: frozenset[str]) -> 
     return _row_type(row.arguments["weight"]).element.name == weight.type.element.name
 
 
+def _likeness(row: Row, operands: Mapping[str, Operand]) -> int:
+    """How much the operands look like a row's, to find the row that was meant: lists or not, format, storage, rank."""
+    alike = 0
+    for argument, text in row.arguments.items():
+        kind = operands[argument].type if argument in operands else None
+        if kind is None:
+            continue
+        wanted = _row_type(text)
+        dims = wanted.layout.dims if wanted.layout else wanted.logical
+        nz = wanted.layout is not None and wanted.layout.format == "nz"
+        storage = wanted.layout.storage if wanted.layout else wanted.element.name
+        alike += 4 * ((argument in row.listed) == (kind.listed is not None)) + 2 * (nz == bool(kind.format)) + (storage == kind.storage) + (len(dims) == len(kind.dims))
+    return alike
+
+
 def _refusal(name: str, row: Row, mismatch: Mismatch, operands: Mapping[str, Operand], context: Context, span: Span) -> Diagnostic:
     operand = operands.get(mismatch.argument)
     short = name.rpartition(":")[2]
     notes = [f"by the contract row `{row.name}` ({row.source})"]
     if operand is None or operand.type is None:
-        return Diagnostic(code="contract-layout", message=f"`{short}` needs `{mismatch.argument}`: {mismatch.reason}", span=span, notes=tuple(notes))
+        message = f"`{short}` needs `{mismatch.argument}`: {mismatch.reason}"
+        return Diagnostic(code="contract-layout", message=message, span=span, where=mismatch.argument, notes=tuple(notes))
     found = type_text(context.space, operand.type)
     message = f"`{short}` wants `{mismatch.argument}` as `{mismatch.expected}`, the pipeline gives `{found}`"
-    return Diagnostic(code="contract-layout", message=message, span=operand.span, label=mismatch.reason, notes=(mismatch.reason, *notes))
+    return Diagnostic(code="contract-layout", message=message, span=operand.span, label=mismatch.reason, where=mismatch.argument, notes=tuple(notes))
 
 
 class _Matcher:
@@ -171,7 +187,7 @@ class _Matcher:
         assert kind is not None
         if name in self.row.listed:
             if kind.listed is None:
-                raise Mismatch(name, self.row.arguments[name], "this row takes one tensor per expert, it is one tensor")
+                raise Mismatch(name, f"list of {self.row.arguments[name]}", "it is one tensor, not a list of tensors")
             return replace(kind, listed=None)
         if kind.listed is not None:
             raise Mismatch(name, self.row.arguments[name], "it is a list of tensors, not one")
@@ -191,7 +207,7 @@ class _Matcher:
             raise Mismatch(name, text.span.text, "it is not in the checkpoint here and has no `init`")
         reason = difference(self.context.space, kind, expected)
         if reason is not None or len([d for d in kind.dims if not d or d[0].unit]) != len([d for d in expected.dims if not d or d[0].unit]):
-            raise Mismatch(name, type_text(self.context.space, expected), reason or "the rank differs")
+            raise Mismatch(name, type_text(self.context.space, expected), reason or "the number of dims of one index differs")
 
     def _expected(self, name: str, text: TypeText) -> TensorType:
         """The row's type over the operands' axes; made once for all worlds in which the letters mean the same."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from layoutdsl.compiler.config import Setting, check_declarations, resolve, settings_of
@@ -18,7 +19,7 @@ from layoutdsl.compiler.names import check_names
 from layoutdsl.compiler.scope import Context, World
 from layoutdsl.compiler.types import native_type
 from layoutdsl.compiler.worlds import check_facets, conditions_of, decide, enumerate_worlds, fork, sizes_used
-from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
 from layoutdsl.ir.layout import TensorType
 from layoutdsl.ir.program import Compute, Constant, Instruction, Output, Program, Value
 from layoutdsl.plan.model import Plan
@@ -71,32 +72,44 @@ def validate(document: Document) -> list[Diagnostic]:
     accepts: dict[int, tuple[str, Span, bool]] = {}
     try:
         for compiled in worlds(document):
-            found += _problems(compiled)
+            found += [*compiled.state.problems, *compiled.forward.problems] or check_liveness(compiled.state)
             for accept in compiled.state.accepts:
                 used = accept.used or accepts.get(accept.span.start, ("", accept.span, False))[2]
                 accepts[accept.span.start] = (accept.code, accept.span, used)
     except DiagnosticError as error:
-        return _distinct([*found, *error.diagnostics])
-    found += [
-        Diagnostic(code="accept-unused", message=f"nothing here is refused with `{code}`", span=span, helps=("drop the `accept`",))
-        for code, span, used in accepts.values()
-        if not used
-    ]
-    return _distinct(found)
+        found += error.diagnostics
+    # What an error leaves unread or unaccepted follows from it.
+    errors = [problem for problem in found if problem.severity == "error"]
+    return _distinct(errors or [*found, *(_unused_accept(code, span) for code, span, used in accepts.values() if not used)])
 
 
-def _problems(compiled: Compiled) -> list[Diagnostic]:
-    problems = [*compiled.state.problems, *compiled.forward.problems]
-    return problems if problems else check_liveness(compiled.state)
+def _unused_accept(code: str, span: Span) -> Diagnostic:
+    from layoutdsl.diagnostics.rules import RULES
+
+    if code in RULES:
+        return Diagnostic(code="accept-unused", message=f"nothing here is refused with `{code}`", span=span, helps=("drop the `accept`",))
+    close = get_close_matches(code, RULES, 1)
+    helps = (f"a rule like it is `{close[0]}`",) if close else ("write the code that stands in brackets behind `error`",)
+    return Diagnostic(code="accept-unused", message=f"no rule is called `{code}`", span=span, helps=helps)
+
+
+_SAID_ONCE = ("name-unknown", "not-an-axis", "contract-layout", "tensor-unknown", "tensor-not-in-case", "read-after-delete")
+"""Rules whose findings of one text have one cause, wherever they stand."""
 
 
 def _distinct(problems: list[Diagnostic]) -> list[Diagnostic]:
-    """One finding per place and rule: a spec that is wrong in ten configurations is wrong once."""
+    """One finding per place and rule, and per cause: a spec that is wrong in ten configurations, or whose one wrong tensor goes into ten calls, is wrong once."""
     seen: dict[Any, Diagnostic] = {}
     for problem in problems:
         key = (problem.code, problem.span.start if problem.span else problem.where, problem.message if problem.span is None else "")
         seen.setdefault(key, problem)
-    return sorted(seen.values(), key=lambda p: (p.span.start if p.span else -1, p.code))
+    found: dict[Any, Diagnostic] = {}
+    for problem in sorted(seen.values(), key=lambda p: (p.span.start if p.span else -1, p.code)):
+        cause = (problem.code, problem.where or problem.message, problem.label) if problem.code in _SAID_ONCE else id(problem)
+        known = found.setdefault(cause, problem)
+        if known is not problem and problem.span is not None and len(known.labels) < 4:
+            found[cause] = replace(known, labels=(*known.labels, Label(problem.span, "here too")))
+    return list(found.values())
 
 
 # --- value and invariants -----------------------------------------------------------------------------------------------------------------------------------
@@ -117,7 +130,7 @@ class _Stored:
         self.state.absent(name, span)
 
     def is_tensor(self, name: str) -> bool:
-        return name in self.results or name in self.state.parameters
+        return name in self.results or name in self.state.parameters or name in self.state.failed
 
 
 def _check_values(state: Elaboration) -> None:
@@ -140,11 +153,19 @@ def _check_value(decl: ValueDecl, context: Context, stored: _Stored) -> None:
     body = context.expr(decl.body)
     if body is None:
         return
-    dims = context.dims(decl.target.entries or ())
-    loops = tuple(digit for dim in dims for digit in dim)
-    Math(context, stored, loops, real=True).typed(body)
     name = context.member.expand(decl.target.name)
-    stored.results[name] = Value(-1, name, native_type("float64", dims), decl.span)
+    stored.state.failed.add(name)
+    memo: dict[Any, Any] = context.memo
+    # What a checkpoint means depends on its parameters alone, not on the steps: typed once for all worlds that store the same.
+    types = [parameter.value.type for parameter in stored.state.parameters.values()]
+    key = (id(body), tuple(map(id, types)))
+    if key not in memo:
+        dims = context.dims(decl.target.entries or ())
+        loops = tuple(digit for dim in dims for digit in dim)
+        Math(context, stored, loops, real=True).typed(body)
+        memo[key] = (native_type("float64", dims), types)
+    stored.state.failed.discard(name)
+    stored.results[name] = Value(-1, name, memo[key][0], decl.span)
 
 
 def _check_invariant(rule: Rule, context: Context, stored: _Stored) -> None:

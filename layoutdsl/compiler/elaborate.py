@@ -68,6 +68,7 @@ class Elaboration:
     accepts: list[Accept] = field(default_factory=list)
     named: dict[str, str] = field(default_factory=dict)
     forward_names: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
     count: int = 0
 
     # -- tensors, as math sees them
@@ -93,19 +94,24 @@ class Elaboration:
         self.forward_names.add(name)
 
     def absent(self, name: str, span: Span) -> NoReturn:
+        """A name that is not there is reported where it is missed first; what reads it later is silenced."""
+        if name in self.failed:
+            raise Silenced
+        self.failed.add(name)
         if name in self.deleted:
             label = Label(self.deleted[name], "deleted here")
             raise DiagnosticError(Diagnostic(code="read-after-delete", message=f"`{name}` was deleted", span=span, labels=(label,)))
         if name in self.named:
-            fail("tensor-not-in-case", span, f"`{name}` does not exist in this case: {self.world.describe()}", helps=("give the step a `when`",))
+            notes = (f"there is none in the case: {self.world.describe()}",)
+            fail("tensor-not-in-case", span, f"`{name}` does not exist in every case in which it is read", notes=notes, helps=_GIVE_CASE)
         close = get_close_matches(name, self.bindings, 1)
         fail("tensor-unknown", span, f"no tensor is called `{name}`", helps=(f"a name like it is `{close[0]}`",) if close else ())
 
     def accept(self, code: str, names: set[str]) -> bool:
-        """Is a finding about these names accepted? Marks the ``accept`` as used."""
-        found = [accept for accept in self.accepts if accept.code == code and accept.name in names]
+        """Is a finding about these names accepted? Marks the ``accept`` as used. A misspelt one silences all, for it is a finding itself."""
+        found = [accept for accept in self.accepts if accept.name in names and (accept.code == code or not _is_rule(accept.code))]
         for accept in found:
-            accept.used = True
+            accept.used = accept.code == code
         return bool(found)
 
     # -- building
@@ -117,6 +123,7 @@ class Elaboration:
     def bind(self, name: str, value: Value | Constant | None, kind: str | None, span: Span, member: Member) -> None:
         old = self.bindings.get(name)
         self.deleted.pop(name, None)
+        self.failed.discard(name)
         self.bindings[name] = Binding(value, kind or (old.kind if old else "attribute"), span, member)
 
     def guarded(self, span: Span, action: Callable[[], None]) -> None:
@@ -127,6 +134,15 @@ class Elaboration:
             self.problems += error.diagnostics
         except Silenced:
             pass
+
+
+def _is_rule(code: str) -> bool:
+    from layoutdsl.diagnostics.rules import RULES
+
+    return code in RULES
+
+
+_GIVE_CASE = ("give what reads it a `when`, or write the case that makes it",)
 
 
 def contexts_of(world: World) -> dict[str, Context]:
@@ -177,12 +193,21 @@ def _members(state: Elaboration, text: str, span: Span) -> list[Context]:
 
 
 def _parameter(state: Elaboration, param: ParamDecl, context: Context) -> None:
-    text = context.arm(param.type)
-    if text is None:
-        return
     name = context.member.expand(param.name.value)
     if name in state.bindings:
         fail("name-clash", param.name.span, f"`{name}` is declared twice")
+    try:
+        _declare(state, param, name, context)
+    except DiagnosticError:
+        state.bind(name, None, "parameter", param.name.span, context.member)
+        state.failed.add(name)
+        raise
+
+
+def _declare(state: Elaboration, param: ParamDecl, name: str, context: Context) -> None:
+    text = context.arm(param.type)
+    if text is None:
+        return
     kind = tensor_type(text, context)
     given = param.given is None or _given(param, context)
     default = None if given else (param.init.value if param.init is not None else "uninitialised")
@@ -190,7 +215,9 @@ def _parameter(state: Elaboration, param: ParamDecl, context: Context) -> None:
         default = param.init.value
     if param.range is not None and param.range.value != "positive":
         fail("unknown-value", param.range.span, f"`{param.range.value}` is not a range", helps=("known: positive",))
-    value = state.value(name, replace(kind, initialised=default != "uninitialised"), param.span)
+    if default == "uninitialised":
+        kind = replace(kind, initialised=False)
+    value = state.value(name, kind, param.span)
     state.parameters[name] = Parameter(value, default, param.range is not None, param.shard is None)
     state.bind(name, value, "parameter", param.name.span, context.member)
     state.bindings[name].stored = True
@@ -211,7 +238,11 @@ def _item(state: Elaboration, item: Step | Delete | StepBlock) -> None:
 
         def decide() -> None:
             nonlocal held
-            held = first.holds(item.when)
+            try:
+                held = first.holds(item.when)
+            except DiagnosticError:
+                _fail_all(state, item)
+                raise
 
         state.guarded(item.span, decide)
         if held:
@@ -227,6 +258,14 @@ def _item(state: Elaboration, item: Step | Delete | StepBlock) -> None:
         state.guarded(item.span, lambda context=context: _step(state, item, context))  # type: ignore[misc]
 
 
+def _fail_all(state: Elaboration, block: StepBlock) -> None:
+    """A block whose condition failed makes nothing that could be used."""
+    for step in block.steps:
+        for target in step.names if isinstance(step, Delete) else (step.target,):
+            for context in _members(state, target.name, target.span):
+                state.bind(context.member.expand(target.name), None, None, target.span, context.member)
+
+
 def _delete(state: Elaboration, item: Delete, target: Target, context: Context) -> None:
     if not context.holds(item.when):
         return
@@ -238,15 +277,15 @@ def _delete(state: Elaboration, item: Delete, target: Target, context: Context) 
 
 
 def _step(state: Elaboration, step: Step, context: Context) -> None:
-    if not context.holds(step.when):
-        return
-    body = context.arm(cast(Any, step.body))
-    if body is None:
-        return
-    name = context.member.expand(step.target.name)
-    state.accepts += [Accept(text.value, text.span, name) for text in step.accept]
-    kind = _kind(step, context)
+    name, kind = context.member.expand(step.target.name), None
     try:
+        if not context.holds(step.when):
+            return
+        body = context.arm(cast(Any, step.body))
+        if body is None:
+            return
+        state.accepts += [Accept(text.value, text.span, name) for text in step.accept]
+        kind = _kind(step, context)
         if step.target.entries is not None:
             _math_step(state, step, name, body, kind, context)
         elif isinstance(body, Pipeline):
@@ -422,6 +461,20 @@ def _argument(kind: str, words: tuple[str, ...], expr: Expr, op: Op, context: Co
 
 
 def _stage(state: Elaboration, name: str, value: Value, stage: Stage, context: Context) -> Value:
+    memo: dict[Any, Any] = context.memo
+    # One stage on one type is typed once for all worlds that share it. The type stays referenced, so its id stays its own.
+    key = (id(stage), id(value.type))
+    if key not in memo:
+        memo[key] = (value.type, *_typed_stage(value, stage, context))
+    _, op, arguments, kind = memo[key]
+    if op.instruction == "none":
+        return value
+    result = state.value(name, kind, stage.span)
+    state.code.append(_lower(op, result, value, arguments, stage))
+    return result
+
+
+def _typed_stage(value: Value, stage: Stage, context: Context) -> tuple[Op, dict[str, Any], TensorType]:
     op = OPS.get(stage.op)
     if op is None:
         close = get_close_matches(stage.op, OPS, 1)
@@ -430,14 +483,9 @@ def _stage(state: Elaboration, name: str, value: Value, stage: Stage, context: C
     if value.type.listed and not op.on_lists:
         fail("op-on-list", stage.span, f"`{op.name}` cannot work on a list of tensors")
     try:
-        kind = op.result(context.space, value.type, arguments)
+        return op, arguments, op.result(context.space, value.type, arguments)
     except Reject as error:
         raise _with_story(error, stage, value, context) from None
-    if op.instruction == "none":
-        return value
-    result = state.value(name, kind, stage.span)
-    state.code.append(_lower(op, result, value, arguments, stage))
-    return result
 
 
 def _lower(op: Op, result: Value, value: Value, arguments: dict[str, Any], stage: Stage) -> Instruction:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
 from layoutdsl.ir.symbolic import Facts, Proved, Refuted, Size
-from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Index, Inline, Items, Name, Sum, Unary
+from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Group, Index, Inline, Items, Name, Pick, Sum, Unary
 
 
 class Undecided(Exception):
@@ -41,31 +41,7 @@ def fail(code: str, span: Span | None, message: str, *, notes: tuple[str, ...] =
 
 def evaluate(expr: Expr, scope: Scope) -> Any:
     """The value of an expression: int, Size, bool, str, DtypeName, None or a list. Raises DiagnosticError, Undecided."""
-    match expr:
-        case Constant(value):
-            return value
-        case Name(name, span):
-            return scope.lookup(name, span)
-        case Items(items):
-            return [evaluate(item, scope) for item in items]
-        case Conditional(condition, then, otherwise):
-            return evaluate(then if truth(condition, scope) else otherwise, scope)
-        case Unary("not", operand):
-            return not truth(operand, scope)
-        case Unary(_, operand, span):
-            return 0 - integer(operand, scope)
-        case Binary("and", left, right):
-            return truth(left, scope) and truth(right, scope)
-        case Binary("or", left, right):
-            return truth(left, scope) or truth(right, scope)
-        case Binary():
-            return _binary(expr, scope)
-        case Call(name, name_span):
-            return _call(expr, name, name_span, scope)
-        case Index(name, name_span):
-            fail("index-as-size", name_span, f"`{expr.span.text}` reads a tensor, which has no value here")
-        case Sum(span=span) | Inline(span=span):
-            fail("index-as-size", span, "this belongs into index math, not into a size or a condition")
+    return _EVALUATORS[type(expr)](expr, scope)
 
 
 def truth(expr: Expr, scope: Scope) -> bool:
@@ -193,3 +169,46 @@ def _near_square(value: int | Size, expr: Call) -> int | Size:
     if isinstance(value, int):
         return next(divisor for divisor in range(isqrt(value), 0, -1) if value % divisor == 0)
     return Size.of(f"near_square({value})")
+
+
+def _name(expr: Name, scope: Scope) -> Any:
+    return scope.lookup(expr.id, expr.span)
+
+
+def _unary(expr: Unary, scope: Scope) -> Any:
+    return not truth(expr.operand, scope) if expr.op == "not" else 0 - integer(expr.operand, scope)
+
+
+def _logic(expr: Binary, scope: Scope) -> Any:
+    if expr.op == "and":
+        return truth(expr.left, scope) and truth(expr.right, scope)
+    if expr.op == "or":
+        return truth(expr.left, scope) or truth(expr.right, scope)
+    return _binary(expr, scope)
+
+
+def _conditional(expr: Conditional, scope: Scope) -> Any:
+    return evaluate(expr.then if truth(expr.condition, scope) else expr.otherwise, scope)
+
+
+def _not_here(expr: Any, scope: Scope) -> NoReturn:
+    if isinstance(expr, Index):
+        fail("index-as-size", expr.name_span, f"`{expr.span.text}` reads a tensor, which has no value here")
+    fail("index-as-size", expr.span, f"`{expr.span.text}` belongs into index math or forward, not into a size or a condition")
+
+
+# By type of node, because conditions are evaluated for every step of every reachable configuration.
+_EVALUATORS: dict[type, Callable[[Any, Scope], Any]] = {
+    Constant: lambda expr, scope: expr.value,
+    Name: _name,
+    Items: lambda expr, scope: [evaluate(item, scope) for item in expr.items],
+    Conditional: _conditional,
+    Unary: _unary,
+    Binary: _logic,
+    Call: lambda expr, scope: _call(expr, expr.name, expr.name_span, scope),
+    Index: _not_here,
+    Sum: _not_here,
+    Inline: _not_here,
+    Group: _not_here,
+    Pick: _not_here,
+}

@@ -67,11 +67,20 @@ class _Walker:
     def __init__(self, state: Elaboration, context: Context, result: Forward) -> None:
         self.state, self.context, self.result = state, context, result
         self.locals: set[str] = set()
+        self.failed: set[str] = set()
         self.here = ""
 
     # -- lines
 
     def line(self, line: ForwardLine, block: Expr | None) -> None:
+        """Check and encode one line. Names that a failed line would bind silence what uses them."""
+        try:
+            self._line(line, block)
+        except (DiagnosticError, Silenced):
+            self.failed |= {self.context.member.expand(target.name) for target in line.targets}
+            raise
+
+    def _line(self, line: ForwardLine, block: Expr | None) -> None:
         conditions = [c for c in (block, line.when) if c is not None]
         open_conditions = [c for c in conditions if self._at_call_time(c)]
         if not all(self.context.holds(c) for c in conditions if c not in open_conditions):
@@ -88,6 +97,7 @@ class _Walker:
         expr = ("external",) if isinstance(body, Name) and body.id == "external" else self.encode(body)
         names = tuple(self.context.member.expand(target.name) for target in line.targets)
         self.locals |= {name for name in names if name != "_"}
+        self.failed -= self.locals
         assert self.result.calls is not None
         self.result.calls.append(PlanCall(names, expr, when))
 
@@ -123,10 +133,14 @@ class _Walker:
     def _name(self, name: str, span: Span) -> Any:
         name = self.context.member.expand(name)
         base = name[: -len(".dtype")] if name.endswith(".dtype") else name
+        if base in self.failed:
+            raise Silenced
         if base in self.locals:
             found: Any = ("local", base)
         elif base in self.state.bindings or base in self.state.deleted:
             self.state.read_output(base, span)
+            if self.state.bindings[base].value is None:
+                raise Silenced
             found = ("layer", base)
         elif base in INPUTS:
             found = ("input", base)

@@ -43,6 +43,8 @@ class Member:
         return self.bindings[0][1] if self.bindings else ""
 
     def expand(self, text: str) -> str:
+        if "<" not in text:
+            return text
         for hole, word in self.bindings:
             text = text.replace(f"<{hole}>", word)
         return text
@@ -90,14 +92,23 @@ class Context:
     _axes: dict[str, str] = field(default_factory=dict)
     _space: Space | None = None
     _memo: dict[int, Any] | None = None
+    _known: dict[str, Any] = field(default_factory=dict)
 
     # -- names
 
     def lookup(self, name: str, span: Span) -> Any:
         """The value of a name. Raises DiagnosticError (``name-unknown``), Undecided."""
-        name = self.member.expand(name)
-        if name in self.world.cases:
-            return self.world.cases[name]
+        if "<" in name:
+            name = self.member.expand(name)
+        case = self.world.cases.get(name)
+        if case is not None:
+            return case
+        found = self._known.get(name, _PENDING)
+        if found is _PENDING:
+            found = self._known[name] = self._resolve(name, span)
+        return found
+
+    def _resolve(self, name: str, span: Span) -> Any:
         if any(name in words for words in self._member_words()):
             return any(name == word for _, word in self.member.bindings)
         if len(name) <= 2 and name.lower() in self.axes and name[0].isupper():

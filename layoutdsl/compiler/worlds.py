@@ -8,14 +8,14 @@ number of worlds is that of the reachable cases, not of the product of all names
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from layoutdsl.compiler.config import ConfigValue, Setting
 from layoutdsl.compiler.evaluate import DtypeName, Undecided, evaluate, fail, truth
 from layoutdsl.compiler.scope import ALL_SIZES, SYMBOLIC, Context, World, members_of
-from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.program import Condition
 from layoutdsl.ir.symbolic import Facts, Size
 from layoutdsl.syntax.document import Document, Facet
@@ -26,10 +26,12 @@ NOTHING = Facts()
 """No facts: what holds before `require` is read."""
 
 
-def domains_of(document: Document, settings: Mapping[str, Setting]) -> dict[str, tuple[ConfigValue, ...]]:
+Atom = tuple[str, str, Any]
+
+
+def domains_of(settings: Mapping[str, Setting], atoms: Sequence[Atom]) -> dict[str, tuple[ConfigValue, ...]]:
     """The values to try for every name of finite domain; texts and integers that the spec only compares get one representative per literal, and one for
     the rest."""
-    atoms = list(_comparisons(document))
     domains: dict[str, tuple[ConfigValue, ...]] = {}
     for name, setting in settings.items():
         # A bare mention of a condition compares it with true; of anything else it is a use.
@@ -41,9 +43,9 @@ def domains_of(document: Document, settings: Mapping[str, Setting]) -> dict[str,
     return domains
 
 
-def used_names(document: Document, settings: Mapping[str, Setting]) -> frozenset[str]:
+def used_names(settings: Mapping[str, Setting], atoms: Sequence[Atom]) -> frozenset[str]:
     """Names of config whose value goes into sizes and types; all others are only compared."""
-    return frozenset(name for name, op, _ in _comparisons(document) if op in ("use", "truth") and name in settings and settings[name].type != "bool")
+    return frozenset(name for name, op, _ in atoms if op in ("use", "truth") and name in settings and settings[name].type != "bool")
 
 
 def _domain(setting: Setting, compared: list[tuple[str, Any]]) -> tuple[ConfigValue, ...] | None:
@@ -78,7 +80,7 @@ def _holds(value: ConfigValue, op: str, literal: Any) -> bool:
     return bool(compared[op](value, literal))
 
 
-def _comparisons(document: Document) -> Iterator[tuple[str, str, Any]]:
+def _comparisons(document: Document) -> Iterator[Atom]:
     """(name, operator, literal) of every comparison of a name with a literal; operator ``use`` for any other mention."""
     for node, parents in _nodes(document, ()):
         if not isinstance(node, Name):
@@ -113,18 +115,32 @@ def nodes(root: Any) -> Iterator[Any]:
 
 
 def _nodes(node: Any, parents: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Every dataclass node of a document with its parents."""
-    if isinstance(node, tuple):
-        for item in node:
-            yield from _nodes(item, parents)
-        return
-    if not is_dataclass(node) or isinstance(node, (Span, type)) or type(node).__name__ in ("Source", "Text"):
-        return
-    yield node, parents
-    for f in fields(node):
-        value = getattr(node, f.name)
-        if isinstance(value, tuple) or is_dataclass(value):
-            yield from _nodes(value, (*parents, node))
+    """Every dataclass node of a document with its parents, depth first."""
+    pending = [(node, parents)]
+    while pending:
+        node, parents = pending.pop()
+        if isinstance(node, tuple):
+            pending += [(item, parents) for item in reversed(node)]
+            continue
+        names = _children(type(node))
+        if not names:
+            continue
+        yield node, parents
+        below = (*parents, node)
+        pending += [(getattr(node, name), below) for name in reversed(names)]
+
+
+_CHILDREN: dict[type, tuple[str, ...]] = {}
+
+
+def _children(kind: type) -> tuple[str, ...]:
+    """The fields of a node that may hold nodes; none for what is not a node of the tree."""
+    found = _CHILDREN.get(kind)
+    if found is None:
+        skipped = ("span", "name_span", "op_span", "storage_span")
+        node = is_dataclass(kind) and kind.__name__ not in ("Source", "Text", "Span")
+        found = _CHILDREN[kind] = tuple(f.name for f in fields(kind) if f.name not in skipped) if node else ()
+    return found
 
 
 # --- enumeration ----------------------------------------------------------------------------------------------------------------------------------------
@@ -141,10 +157,11 @@ class Enumeration:
 
 def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enumeration:
     """Decide names until every case of every facet and every finite requirement has a value."""
-    result, domains = Enumeration(), domains_of(document, settings)
+    atoms = list(_comparisons(document))
+    result, domains = Enumeration(), domains_of(settings, atoms)
     known_facts: dict[Any, Facts] = {}
     memos: dict[Any, dict[int, Any]] = {}
-    uses = used_names(document, settings)
+    uses = used_names(settings, atoms)
     outside = _names_outside_facets(document, domains)
     seen: set[Any] = set()
     pending: list[dict[str, ConfigValue]] = [{}]

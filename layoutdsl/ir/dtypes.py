@@ -16,13 +16,14 @@ Kind = Literal["int", "uint", "float", "scale", "bool", "opaque"]
 
 @dataclass(frozen=True, slots=True)
 class Dtype:
-    """bits: width of one value. kind: how the bits are read. native: the torch dtype that holds exactly this element, or None."""
+    """bits: width of one value. kind: how the bits are read. native: the torch dtype that holds exactly this element, or None. mantissa, exponent: bits of a float."""
 
     name: str
     bits: int
     kind: Kind
     native: str | None
     mantissa: int = 0
+    exponent: int = 0
 
 
 _TORCH = [
@@ -35,18 +36,18 @@ _TORCH = [
     Dtype("uint32", 32, "uint", "uint32"),
     Dtype("uint64", 64, "uint", "uint64"),
     Dtype("bool", 8, "bool", "bool"),
-    Dtype("float16", 16, "float", "float16", 10),
-    Dtype("bfloat16", 16, "float", "bfloat16", 7),
-    Dtype("float32", 32, "float", "float32", 23),
-    Dtype("float64", 64, "float", "float64", 52),
-    Dtype("float8_e4m3fn", 8, "float", "float8_e4m3fn", 3),
+    Dtype("float16", 16, "float", "float16", 10, 5),
+    Dtype("bfloat16", 16, "float", "bfloat16", 7, 8),
+    Dtype("float32", 32, "float", "float32", 23, 8),
+    Dtype("float64", 64, "float", "float64", 52, 11),
+    Dtype("float8_e4m3fn", 8, "float", "float8_e4m3fn", 3, 4),
     Dtype("float8_e8m0fnu", 8, "scale", "float8_e8m0fnu"),
 ]
 _OURS = [
     Dtype("int4", 4, "int", None),
     Dtype("uint4", 4, "uint", None),
-    Dtype("e2m1", 4, "float", None, 1),
-    Dtype("e4m3", 8, "float", "float8_e4m3fn", 3),
+    Dtype("e2m1", 4, "float", None, 1, 2),
+    Dtype("e4m3", 8, "float", "float8_e4m3fn", 3, 4),
     Dtype("e8m0", 8, "scale", "float8_e8m0fnu"),
     Dtype("opaque", 8, "opaque", None),
 ]
@@ -80,8 +81,7 @@ def holds_exactly(wide: str, narrow: str) -> bool:
     """Does a cast from ``narrow`` to ``wide`` keep every value?"""
     source, target = ELEMENTS[narrow], ELEMENTS[wide]
     if source.kind == "float" and target.kind == "float":
-        exponents = {"float16": 5, "bfloat16": 8, "float32": 8, "float64": 11, "e2m1": 2, "e4m3": 4, "float8_e4m3fn": 4}
-        return target.mantissa >= source.mantissa and exponents[target.name] >= exponents[source.name]
+        return target.mantissa >= source.mantissa and target.exponent >= source.exponent
     if source.kind in ("int", "uint") and target.kind == "float":
         return target.mantissa + 1 >= source.bits - (source.kind == "int")
     if source.kind in ("int", "uint") and target.kind in ("int", "uint"):

@@ -240,11 +240,16 @@ def difference(space: Space, found: TensorType, wanted: TensorType) -> str | Non
         return f"it lies in memory as [{dims_text(space, [found.dims[d] for d in found.order])}], not as [{dims_text(space, [wanted.dims[d] for d in wanted.order])}]"
     if found.format != wanted.format:
         return f"the format is {format_text(found)}, not {format_text(wanted)}"
-    if {(p.axis, p.capacity) for p in found.pads} != {(p.axis, p.capacity) for p in wanted.pads}:
+    if _raised(space, found) != _raised(space, wanted):
         return "the padding differs"
     if found.listed != wanted.listed:
         return "one is a list of tensors, the other one tensor"
     return None
+
+
+def _raised(space: Space, kind: TensorType) -> set[tuple[str, Size]]:
+    """The axes that are really padded; a multiple that divides the extent anyway pads nothing."""
+    return {(pad.axis, pad.capacity) for pad in kind.pads if pad.capacity != space.extents[pad.axis]}
 
 
 def check_well_formed(space: Space, kind: TensorType) -> None:
@@ -257,7 +262,10 @@ def check_well_formed(space: Space, kind: TensorType) -> None:
         raise Reject("lanes-do-not-fill", f"{space.text(width)} lanes of {element.bits} bits do not fill one {storage.name} of {storage.bits} bits")
     if kind.carriage == "bits" and kind.element.name != "opaque":
         _check_bits(kind, element.bits, storage.bits)
-    for axis in {digit.axis for digit in kind.logical}:
+    elif kind.extension is not None:
+        held = {"native": "as it is", "lanes": "in lanes", "value": "by value", "bits": "as opaque bytes"}[kind.carriage]
+        raise Reject("extension-unneeded", f"{kind.storage} holds {kind.element.name} {held}, so nothing is extended", helps=["drop `zext` or `sext`"])
+    for axis in dict.fromkeys(digit.axis for digit in (*kind.logical, *stored_digits(kind))):
         _check_chain(space, kind, axis)
 
 
@@ -275,8 +283,10 @@ def _check_bits(kind: TensorType, element: int, storage: int) -> None:
 def _check_chain(space: Space, kind: TensorType, axis: str) -> None:
     """Digits of one axis: sorted by divisor, each starts where the one below it ends; the part below the top has no holes."""
     facts = space.facts
-    wanted = sorted_chain(space, [d for d in kind.logical if d.axis == axis])
-    found = sorted_chain(space, [d for d in (*(d for dim in kind.dims for d in dim), *kind.lanes) if d.axis == axis])
+    logical, stored = ([d for d in digits if d.axis == axis] for digits in (kind.logical, stored_digits(kind)))
+    if all(digit.unit for digit in (*logical, *stored)):
+        return
+    wanted, found = sorted_chain(space, logical), sorted_chain(space, stored)
     if wanted is None or found is None:
         raise Reject("digits-not-a-chain", f"the divisors of `{letter(axis)}` do not form a divisibility chain")
     for below, above in zip(found, found[1:]):
@@ -305,6 +315,17 @@ def _check_cover(space: Space, kind: TensorType, axis: str, wanted: list[Digit],
     )
 
 
+def stored_digits(kind: TensorType) -> Dim:
+    """The digits of the dims as seen, then of the lanes."""
+    return (*(digit for dim in kind.dims for digit in dim), *kind.lanes)
+
+
+def at_capacity(space: Space, kind: TensorType, digit: Digit) -> Digit:
+    """A digit as named, in the extent that it has in this type: the top digit of a padded axis reaches the capacity."""
+    pad = next((pad for pad in kind.pads if pad.axis == digit.axis), None)
+    return replace(digit, ext=space.facts.cdiv(pad.capacity, digit.div)) if pad is not None and digit.top else digit
+
+
 def sorted_chain(space: Space, digits: Sequence[Digit]) -> list[Digit] | None:
     """Digits of one axis from the lowest to the highest; None if their divisors are not ordered by divisibility. Extents of 1 are dropped unless nothing
     is left."""
@@ -326,6 +347,7 @@ def with_dims(kind: TensorType, dims: Sequence[Dim], order: Sequence[int] | None
 
 def find_dim(space: Space, kind: TensorType, wanted: Digit) -> int | None:
     """The dim that a name in ``transpose(...)`` means: the one dim that holds the axis, or the one whose digits are exactly the named digit."""
+    wanted = at_capacity(space, kind, wanted)
     exact = [i for i, dim in enumerate(kind.dims) if len(dim) == 1 and (dim[0].div, dim[0].ext) == (wanted.div, wanted.ext) and dim[0].axis == wanted.axis]
     if exact:
         return exact[0]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from layoutdsl.ir.layout import Digit, Dim, Reject, Space, TensorType
+from layoutdsl.ir.layout import Digit, Dim, Reject, Space, TensorType, stored_digits
 from layoutdsl.ir.symbolic import Size
 
 ParameterKind = Literal["dim", "axis", "storage", "element", "size", "int", "word", "dims", "type", "kernel"]
@@ -117,17 +117,54 @@ def need_nd(kind: TensorType, what: str) -> None:
         )
 
 
-def last_digit(kind: TensorType) -> Digit | None:
-    """The fastest digit of the last dim as seen, extents of 1 skipped; None for a scalar."""
-    if not kind.dims:
+def last_run(kind: TensorType) -> Dim:
+    """The last dim as seen, without extents of 1 behind its last digit, and that digit merged with those that it continues."""
+    dim = kind.dims[-1] if kind.dims else ()
+    while len(dim) > 1 and dim[-1].unit:
+        dim = dim[:-1]
+    while len(dim) > 1 and (dim[-2].axis, dim[-2].div) == (dim[-1].axis, dim[-1].div * dim[-1].ext):
+        major, minor = dim[-2:]
+        dim = (*dim[:-2], Digit(minor.axis, minor.div, major.ext * minor.ext, major.top))
+    return dim
+
+
+# --- bound types, for meanings: every divisor and extent is a number ---------------------------------------------------------------------------------------
+
+
+def number(size: Size) -> int:
+    """The value of a Size of a bound type."""
+    assert size.constant is not None, size
+    return size.constant
+
+
+def digits_at(value: int, digits: Dim) -> list[tuple[Digit, int]]:
+    """A number written in digits, major first."""
+    found: list[tuple[Digit, int]] = []
+    for digit in reversed(digits):
+        value, rest = divmod(value, number(digit.ext))
+        found.insert(0, (digit, rest))
+    return found
+
+
+def values_at(kind: TensorType, position: Position) -> dict[str, int]:
+    """The index per axis that a slot holds; at or above the extent in a hole."""
+    values: dict[str, int] = {}
+    for part, digits in (*zip(position[0], kind.dims), (position[1], kind.lanes)):
+        for digit, value in digits_at(part, digits):
+            values[digit.axis] = values.get(digit.axis, 0) + value * number(digit.div)
+    return values
+
+
+def slot_of(kind: TensorType, values: Mapping[str, int]) -> Position | None:
+    """The slot that holds an index per axis; None if the type has no room for it."""
+    reach = {digit.axis: number(digit.div * digit.ext) for digit in stored_digits(kind) if digit.top}
+    if any(value >= reach.get(axis, value + 1) for axis, value in values.items()):
         return None
-    dim = kind.dims[-1]
-    return dim[-1] if dim else None
 
+    def join(digits: Dim) -> int:
+        total = 0
+        for digit in digits:
+            total = total * number(digit.ext) + values.get(digit.axis, 0) // number(digit.div) % number(digit.ext)
+        return total
 
-def replace_last(dim: Dim, digit: Digit) -> Dim:
-    return (*dim[:-1], digit)
-
-
-def storage_ratio(wide: int, narrow: int) -> Size:
-    return Size.of(wide // narrow)
+    return tuple(map(join, kind.dims)), join(kind.lanes)

@@ -6,7 +6,10 @@ No promotion: both operands of an operator have one dtype; a literal takes the d
 
 from __future__ import annotations
 
-from layoutdsl.ir.dtypes import ARITHMETIC, ELEMENTS
+from fractions import Fraction
+from math import isfinite
+
+from layoutdsl.ir.dtypes import ARITHMETIC, ELEMENTS, Dtype
 from layoutdsl.ir.layout import Reject
 
 FLOAT_OPERATORS = frozenset({"+", "-", "*", "/"})
@@ -63,14 +66,21 @@ def conversion_result(function: str, target: str, source: str) -> str:
 
 def literal_fits(value: int | float | bool, dtype: str) -> bool:
     """Is the literal exact in the dtype?"""
-    kind = ELEMENTS[dtype] if dtype != REAL else None
-    if kind is None:
+    if dtype == REAL:
         return True
+    kind = ELEMENTS[dtype]
     if kind.kind in ("int", "uint"):
         low, high = (-(1 << (kind.bits - 1)), (1 << (kind.bits - 1)) - 1) if kind.kind == "int" else (0, (1 << kind.bits) - 1)
         return isinstance(value, int) and low <= value <= high
-    if isinstance(value, int):
-        magnitude = abs(value)
-        return magnitude == 0 or (magnitude >> ((magnitude & -magnitude).bit_length() - 1)).bit_length() <= kind.mantissa + 1
-    numerator, _ = value.as_integer_ratio()
-    return numerator == 0 or (abs(numerator) >> ((numerator & -numerator).bit_length() - 1)).bit_length() <= kind.mantissa + 1
+    return kind.kind == "float" and isfinite(value) and _float_holds(Fraction(value), kind)
+
+
+def _float_holds(value: Fraction, kind: Dtype) -> bool:
+    """IEEE 754: an odd integer times a power of two, within the mantissa, the largest exponent and the smallest subnormal."""
+    if not value:
+        return True
+    bias = (1 << (kind.exponent - 1)) - 1
+    numerator = abs(value.numerator)
+    lowest = (numerator & -numerator).bit_length() - value.denominator.bit_length()
+    highest = numerator.bit_length() - value.denominator.bit_length()
+    return value.denominator.bit_count() == 1 and highest - lowest <= kind.mantissa and highest <= bias and lowest >= 1 - bias - kind.mantissa

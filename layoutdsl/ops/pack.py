@@ -7,7 +7,7 @@ from dataclasses import replace
 from layoutdsl.ir.dtypes import STORAGES
 from layoutdsl.ir.layout import Digit, Element, Reject, Space, TensorType, cut, dim_text, letter, with_dims
 from layoutdsl.ir.symbolic import Size
-from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Place, Position, Rejected, register, replace_last
+from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Place, Position, Rejected, last_run, register
 
 
 @register
@@ -42,17 +42,16 @@ class Pack(Op):
             )
         if kind.format and storage.bits != 32:
             raise Reject("movement-on-nz", f"a FRACTAL_NZ value packs into 32-bit storage only, not {storage.name}", helps=["`pack` before `nz`"])
-        last = kind.dims[-1][-1] if kind.dims and kind.dims[-1] else None
-        if last is None or last.axis != axis:
+        run = last_run(kind)
+        if not run or run[-1].axis != axis:
             found = dim_text(space, kind.dims[-1]) if kind.dims else "nothing"
             raise Reject("pack-axis-not-last", f"`pack({letter(axis)}, {storage.name})` packs the last axis, which is `{found}`")
-        major, minor = self._cut(space, kind, storage.name, ratio)
-        dims = (*kind.dims[:-1], replace_last(kind.dims[-1], major))
+        major, minor = self._cut(space, run[-1], storage.name, ratio)
+        dims = (*kind.dims[:-1], (*run[:-1], major))
         packed = with_dims(kind, dims, None if not kind.format else kind.order)
-        return replace(packed, storage=storage.name, lanes=(minor,), element=Element(kind.element.name), format=_format(kind, ratio), view=False)
+        return replace(packed, storage=storage.name, lanes=(minor,), extension=None, element=Element(kind.element.name), format=_format(kind, ratio), view=False)
 
-    def _cut(self, space: Space, kind: TensorType, storage: str, ratio: int) -> tuple[Digit, Digit]:
-        last = kind.dims[-1][-1]
+    def _cut(self, space: Space, last: Digit, storage: str, ratio: int) -> tuple[Digit, Digit]:
         parts = cut(space, last, Size.of(ratio))
         if parts is not None:
             return parts

@@ -20,6 +20,8 @@ class PadOp(Op):
         Rejected("int8[n, k] in int8[n, k//64, k%64] over nz[n, k//64, k%64]", "pad(n, 16, 0)", "movement-on-nz"),
         Rejected("int8[n, e] in int8[(n, e)]", "pad(e, 16, 0)", "pad-not-top"),
         Rejected("int8[n, k]", "pad(e, 16, 0)", "dim-missing"),
+        Rejected("e8m0[n, k//32] in uint8[n, k//32]", "pad(k, 80, 0)", "pad-multiple"),
+        Rejected("int8[e, n] in int8[e, n] pad e to 16", "pad(e, 64, 0)", "pad-twice"),
     )
 
     def result(self, space: Space, kind: TensorType, args: Arguments) -> TensorType:
@@ -35,8 +37,10 @@ class PadOp(Op):
                 helps=["give the inner part an axis of its own"],
             )
         grown = Digit(axis, dim[0].div, space.facts.cdiv(capacity, dim[0].div))
-        if isinstance(multiple.constant, int) and isinstance(dim[0].div.constant, int) and multiple.constant % dim[0].div.constant:
-            raise Reject("pad-multiple", f"{multiple} is not a multiple of {dim[0].div}, the step of `{digit_text(space, dim[0])}`")
+        if any(pad.axis == axis and pad.capacity != space.extents[axis] for pad in kind.pads):
+            raise Reject("pad-twice", f"`{letter(axis)}` is padded already", helps=["`pad` once, to the larger multiple"])
+        step = f"`pad` to multiples of {space.text(multiple)} cuts through `{digit_text(space, dim[0])}`, which advances by {space.text(dim[0].div)}"
+        space.need(space.facts.divisible(multiple, dim[0].div), "pad-multiple", step, [f"pad to a multiple of {space.text(dim[0].div)}"])
         dims = [(grown, *dim[1:]) if i == place else d for i, d in enumerate(kind.dims)]
         pads = (*(p for p in kind.pads if p.axis != axis), Pad(axis, capacity, args["fill"]))
         return replace(with_dims(kind, dims), pads=pads if grown.ext != dim[0].ext else kind.pads, view=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from layoutdsl.ir.layout import Reject, Space, TensorType, check_well_formed, letter, same_logical
-from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Rejected, need_nd, register
+from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Place, Position, Rejected, need_nd, register, slot_of, values_at
 
 
 @register
@@ -40,3 +40,7 @@ class Relayout(Op):
             raise Reject("relayout-digits", f"the logical tensor is over {ours}, the target's is another over {theirs}")
         check_well_formed(space, target)
         return replace(target, logical=kind.logical, view=False, initialised=kind.initialised, listed=kind.listed)
+
+    def source_of(self, position: Position, before: Place, after: Place, kind: TensorType, args: Arguments, space: Space) -> Position | None:
+        target: TensorType = args["type"]
+        return slot_of(kind, values_at(target, position))

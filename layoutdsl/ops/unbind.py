@@ -22,6 +22,8 @@ class Unbind(Op):
         Rejected("float32[e, n] in float32[(e, n)]", "unbind(e)", "unbind-not-a-dim"),
         Rejected("int8[n, k]", "unbind(e)", "unbind-not-a-dim"),
         Rejected("int8[e, n, k] in int8[n, e, k]", "unbind(e)", "unbind-not-slowest"),
+        Rejected("int8[e, n] over nz[e, n]", "unbind(e)", "movement-on-nz"),
+        Rejected("int8[e, n] in int8[e, n] pad e to 16", "unbind(e)", "unbind-padded"),
     )
 
     def result(self, space: Space, kind: TensorType, args: Arguments) -> TensorType:
@@ -30,7 +32,12 @@ class Unbind(Op):
         if place is None:
             text = f"`{letter(axis)}` is not a whole dim of [{dims_text(space, kind.dims)}]"
             raise Reject("unbind-not-a-dim", text, helps=["`view` the value with that axis as a dim of its own first"])
-        if kind.order[0] != place:
+        if any(pad.axis == axis for pad in kind.pads):
+            raise Reject("unbind-padded", f"`{letter(axis)}` is padded, so some slices hold no element", helps=["`unbind` before `pad`"])
+        if kind.format and place in kind.order[-2:]:
+            raise Reject("movement-on-nz", f"`{letter(axis)}` is one of the two blocked dims of a FRACTAL_NZ value", helps=["`unbind` before `nz`"])
+        slowest = next((d for d in kind.order if not all(digit.unit for digit in kind.dims[d])), place)
+        if place not in (slowest, kind.order[0]):
             raise Reject(
                 "unbind-not-slowest", f"`{letter(axis)}` is not the slowest dim in memory, so its slices are scattered", helps=["write `contiguous` before it"]
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layoutdsl.ir.layout import Digit, Dim, Reject, Space, TensorType, digit_text, dim_text, dims_text, refine, with_dims
+from layoutdsl.ir.layout import Digit, Dim, Reject, Space, TensorType, at_capacity, digit_text, dim_text, dims_text, refine, with_dims
 from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Place, Position, Rejected, need_nd, register
 
 
@@ -31,7 +31,7 @@ class View(Op):
 
     def result(self, space: Space, kind: TensorType, args: Arguments) -> TensorType:
         need_nd(kind, "`view`")
-        wanted: tuple[Dim, ...] = args["dims"]
+        wanted = tuple(tuple(at_capacity(space, kind, digit) for digit in dim) for dim in args["dims"])
         memory = refine(space, _real(space, kind.memory), [d for dim in wanted for d in dim])
         dims = [refine(space, _real(space, dim), memory) for dim in wanted]
         _same_digits(space, kind, memory, dims)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Recorded:
         return {name: tensor.clone() for name, tensor in self.inputs.items()}
 
 
-@lru_cache(maxsize=None)
+@cache
 def recorded(name: str) -> Recorded:
     with safe_open(FOLDER / f"{name}.safetensors", "pt") as file:
         meta = json.loads(file.metadata()["golden"])

@@ -1,10 +1,11 @@
+# ruff: noqa: N806, E741 - sizes are capitals, as everywhere in this field
 """What the replaced system does at load time for W4A8_DYNAMIC, in plain torch, step by step and as slowly as it does it.
 
-Written from the catalogue of that system (its sections 2.6, 3.5, 4.3 and 4.4), not from our specs, and sharing no code with ``layoutdsl``: it is the oracle for
-sizes that nobody recorded. ``test_reference.py`` proves it against every recorded file; only what is proved there is used elsewhere.
+Written from a description of that system's code, not from our specs, and sharing no code with ``layoutdsl``: it is the oracle for sizes that nobody recorded.
+``test_reference.py`` proves it against every recorded file.
 
-Names as in the catalogue: K, N input and output size; E experts, H hidden, I intermediate size; g group size (0: per channel), G number of groups. FRACTAL_NZ casts
-keep values on a CPU, so here they only leave a note. Inputs are never written to.
+K, N: input and output size; E experts, H hidden, I intermediate size; g: group size (0: per channel), G: number of groups. Casts to FRACTAL_NZ keep values on a
+CPU, so here they only leave a note. Inputs are never written to.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class MoeCase:
 
     E: int
     H: int
-    I: int  # noqa: E741 - the catalogue's name
+    I: int
     g: int
     consumer: Consumer = SEED
     packed: bool = False
@@ -64,7 +65,7 @@ class Layer:
         self.casts.append((list(tensor.shape), tensor.dtype))
 
 
-# ---- primitives (catalogue, section 11) ------------------------------------------------------------------------------------------------------------------------
+# ---- primitives ---------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def pack4(values: torch.Tensor) -> torch.Tensor:
@@ -102,7 +103,7 @@ def bits_in_even_words(scale: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(words.view(np.int64).copy())
 
 
-# ---- linear (section 3.5) --------------------------------------------------------------------------------------------------------------------------------------
+# ---- linear -------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def linear_parameters(case: LinearCase) -> Declared:
@@ -138,11 +139,11 @@ def linear(case: LinearCase, given: Tensors) -> Layer:
     return layer
 
 
-# ---- MoE (sections 4.3 and 4.4) --------------------------------------------------------------------------------------------------------------------------------
+# ---- MoE ----------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def moe_parameters(case: MoeCase) -> Declared:
-    E, H, I, g = case.E, case.H, case.I, case.g  # noqa: E741
+    E, H, I, g = case.E, case.H, case.I, case.g
     packed = case.packed and not case.ct
     declared: Declared = {"w13_weight": ((E, I if packed else 2 * I, H), i8), "w2_weight": ((E, H // 2 if packed else H, I), i8)}
     for name, rows, width in (("w13", 2 * I, H), ("w2", H, I)):

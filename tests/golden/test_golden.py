@@ -36,7 +36,7 @@ def assert_recorded(case: Recorded, results: dict[str, Any]) -> None:
     assert sorted(case.inputs.keys() - results.keys()) == sorted(case.meta["deleted"])
 
 
-# ---- before loading ----------------------------------------------------------------------------------------------------------------------------------------------
+# ---- before loading -----------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_parameters(case: Recorded) -> None:
@@ -58,7 +58,7 @@ def test_format_casts(case: Recorded) -> None:
     assert [[cast["shape"], f"torch.{cast['dtype']}", cast["format"], cast["arguments"]] for cast in casts] == case.meta["nz_casts"]
 
 
-# ---- running -------------------------------------------------------------------------------------------------------------------------------------------------------
+# ---- running ------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_run(case: Recorded) -> None:
@@ -115,7 +115,7 @@ def test_apply(case: Recorded) -> None:
         assert isinstance(getattr(module, name), list)
 
 
-# ---- strided, shared and read-only inputs --------------------------------------------------------------------------------------------------------------------------
+# ---- strided, shared and read-only inputs -------------------------------------------------------------------------------------------------------------------
 
 
 def test_inputs_that_do_not_lie_densely(case: Recorded) -> None:

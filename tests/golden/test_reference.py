@@ -37,8 +37,9 @@ def test_reference_is_what_was_recorded(name: str) -> None:
     found = flat(layer.tensors)
     assert set(found) == set(case.outputs)
     for output, want in case.meta["outputs"].items():
-        assert (list(found[output].shape), list(found[output].stride()), found[output].storage_offset()) == (want["shape"], want["stride"], want["offset"]), output
-        assert torch.equal(bits(found[output]), bits(case.outputs[output])), output
+        got = found[output]
+        assert (list(got.shape), list(got.stride()), got.storage_offset()) == (want["shape"], want["stride"], want["offset"]), output
+        assert torch.equal(bits(got), bits(case.outputs[output])), output
     assert [[shape, str(dtype), 29, {}] for shape, dtype in layer.casts] == case.meta["nz_casts"]
     declared = linear_parameters(reference) if isinstance(reference, LinearCase) else moe_parameters(reference)
     assert {key: (list(shape), str(dtype)) for key, (shape, dtype) in declared.items()} == {

@@ -78,9 +78,20 @@ def random_type(rng: random.Random, element: str, base: dict[str, int], units: d
     return tensor_type(element, storage, dims, lanes, order, excess, extension, pads)
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.randoms(use_true_random=False), st.sampled_from(sorted(CARRIERS)), st.booleans())
-def test_any_layout_to_any_layout(rng: random.Random, element: str, padded: bool):
+@settings(max_examples=500, deadline=None)
+@given(
+    st.integers(0, 1 << 40), st.sampled_from(sorted(CARRIERS)), st.booleans(), st.sampled_from([(1 << 20, 2048, 4096), (64, 8, 1), (256, 16, 8), (16, 4, 1)])
+)
+def test_any_layout_to_any_layout(seed: int, element: str, padded: bool, tiling: tuple[int, int, int]):
+    before = move.TILE, move.NEAR, move.STAGED
+    move.TILE, move.NEAR, move.STAGED = tiling
+    try:
+        check_any(random.Random(seed), element, padded)
+    finally:
+        move.TILE, move.NEAR, move.STAGED = before
+
+
+def check_any(rng: random.Random, element: str, padded: bool) -> None:
     axes = "abc"[: rng.randint(1, 3)]
     base = {axis: rng.choice([1, 1, 32]) for axis in axes}
     units = {axis: rng.choice([1, 2, 3, 4, 5, 6, 8, 12, 16]) for axis in axes}
@@ -234,7 +245,7 @@ def test_mx_scale_pairs():
     kernel = tensor_type("e8m0", "uint8", [[Digit("k", 64, 4)], [rows], [Digit("k", 32, 2)]])
     assert same_memory(source, pairs)
     assert torch.equal(restride(scales, source, pairs), scales.view(6, 4, 2))
-    assert torch.equal(moved(scales, pairs if False else source, kernel), scales.view(6, 4, 2).transpose(0, 1))
+    assert torch.equal(moved(scales, source, kernel), scales.view(6, 4, 2).transpose(0, 1))
 
 
 def test_e2m1_codes_fill_floats():
@@ -300,14 +311,14 @@ def test_a_source_that_lies_otherwise_is_read_right():
 
 
 def test_scratch_is_bounded(monkeypatch: pytest.MonkeyPatch):
-    """Whatever the tensor: what a movement allocates at any time is at most 4 MiB."""
-    largest = 0
+    """Whatever the tensor: what a movement allocates is at most 4 MiB."""
+    scratch = 0
     real = torch.empty
 
     def counted(*args, **kwargs):
-        nonlocal largest
+        nonlocal scratch
         made = real(*args, **kwargs)
-        largest = max(largest, made.numel() * made.element_size())
+        scratch += made.numel() * made.element_size()
         return made
 
     monkeypatch.setattr(move.torch, "empty", counted)
@@ -317,4 +328,4 @@ def test_scratch_is_bounded(monkeypatch: pytest.MonkeyPatch):
     tensor = torch.zeros(2048, 4096, dtype=torch.int8)
     out = moved(tensor, big, target)
     assert not out.any()
-    assert 0 < largest <= 1 << 20
+    assert 0 < scratch <= 4 << 20
