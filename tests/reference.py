@@ -1,6 +1,6 @@
 """The naive evaluators that the torch executors are compared with: bit by bit, index by index, straight from the definitions, sharing no code with them.
 
-Memory is a numpy array of bits, lowest first. A tensor's logical content is a numpy array over ``[axis indices]`` in units of the axis's lowest digit (its base).
+Memory is a numpy array of bits, lowest first. A tensor's logical content is a numpy array over the axes' indices, in units of each axis's lowest digit.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ MATH = ("exact", "fast")
 
 def options(parser: Parser) -> None:
     parser.add_argument("input", metavar="IN.safetensors", help="tensors by the names of the layer's parameters")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", help="what the layer has afterwards; may be IN; a list `x` becomes `x.0`, `x.1`")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.safetensors", help="what the layer has afterwards; may be IN; a list `x` is `x.0`, `x.1`")
     parser.add_argument("--scheme", required=True, metavar="ID", help="an id (`W4A8_DYNAMIC.linear`) or the path of a spec")
     add_layer(parser)
     add_config(parser)
@@ -87,7 +87,9 @@ def _memory_explained(path: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
         helps = ("`--donate` frees every input after its last use",)
-        raise DiagnosticError(Diagnostic(code="memory-exhausted", message="this machine has too little memory for the layer", where=path, helps=helps)) from None
+        raise DiagnosticError(
+            Diagnostic(code="memory-exhausted", message="this machine has too little memory for the layer", where=path, helps=helps)
+        ) from None
 
 
 # ---- before a byte is read ---------------------------------------------------------------------------------------------------------------------------------
@@ -119,7 +121,10 @@ def _wrong_names(plan: model.Plan, headers: Mapping[str, tuple[str, tuple[int, .
     surplus = [name for name in headers if name not in wanted]
     findings = []
     for node in missing:
-        notes = (f"expected {node.type.storage}[{_shape_text(node.type)}]", *(f"the nearest name in the file is `{name}`" for name in get_close_matches(node.name, surplus, 1)))
+        notes = (
+            f"expected {node.type.storage}[{_shape_text(node.type)}]",
+            *(f"the nearest name in the file is `{name}`" for name in get_close_matches(node.name, surplus, 1)),
+        )
         helps = (f"add `{node.name}` to the file, or choose the config (`--set`) of a checkpoint without it",)
         findings.append(Diagnostic(code="tensor-missing", message=f"`{node.name}` is missing", where=node.name, notes=notes, helps=helps))
     for name in surplus:

@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
+from typing import cast
 
 from layoutdsl.diagnostics import Diagnostic
 
@@ -23,7 +25,7 @@ def prepare() -> None:
     """Characters that the terminal's encoding lacks are written as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict":
-            stream.reconfigure(errors="backslashreplace")
+            cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace")
 
 
 def write(text: str) -> None:

@@ -71,8 +71,8 @@ def opened(path: str) -> Iterator[TensorFile]:
 
     _check_readable(path)
     try:
-        handle = safe_open(path, framework="pt")
-        headers = {name: _header(handle.get_slice(name)) for name in handle.keys()}  # noqa: SIM118
+        handle: Any = safe_open(path, framework="pt")
+        headers = {name: _header(handle.get_slice(name)) for name in list(handle.keys())}
     except (SafetensorError, OSError, RuntimeError) as error:
         raise DiagnosticError(_not_safetensors(path, error)) from None
     with handle:
@@ -157,5 +157,5 @@ def write(file: BinaryIO, tensors: Mapping[str, torch.Tensor], metadata: Mapping
     file.write(text)
     for name in names:
         if tensors[name].numel():
-            file.write(memoryview(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return 8 + len(text) + end

@@ -115,7 +115,9 @@ def _likeness(row: Row, operands: Mapping[str, Operand]) -> int:
         dims = wanted.layout.dims if wanted.layout else wanted.logical
         nz = wanted.layout is not None and wanted.layout.format == "nz"
         storage = wanted.layout.storage if wanted.layout else wanted.element.name
-        alike += 4 * ((argument in row.listed) == (kind.listed is not None)) + 2 * (nz == bool(kind.format)) + (storage == kind.storage) + (len(dims) == len(kind.dims))
+        alike += sum((entry == Constant(0, entry.span)) == all(d.unit for d in dim) for entry, dim in zip(dims, kind.dims))
+        alike += 4 * ((argument in row.listed) == (kind.listed is not None)) + 2 * (nz == bool(kind.format))
+        alike += (storage == kind.storage) + (len(dims) == len(kind.dims))
     return alike
 
 
@@ -124,7 +126,7 @@ def _refusal(name: str, row: Row, mismatch: Mismatch, operands: Mapping[str, Ope
     short = name.rpartition(":")[2]
     notes = [f"by the contract row `{row.name}` ({row.source})"]
     if operand is None or operand.type is None:
-        message = f"`{short}` needs `{mismatch.argument}`: {mismatch.reason}"
+        message = f"`{short}` needs the argument `{mismatch.argument}` with an operand of these types"
         return Diagnostic(code="contract-layout", message=message, span=span, where=mismatch.argument, notes=tuple(notes))
     found = type_text(context.space, operand.type)
     message = f"`{short}` wants `{mismatch.argument}` as `{mismatch.expected}`, the pipeline gives `{found}`"
@@ -163,7 +165,7 @@ class _Matcher:
             letter = _letter(entry)
             if letter is not None and len(dim) == 1:
                 if self.letters.setdefault(letter, dim[0].axis) != dim[0].axis:
-                    raise Mismatch(name, text.span.text, f"`{letter}` is another axis in an earlier argument")
+                    raise Mismatch(name, text.span.text, f"`{letter}` is `{dim[0].axis}` here, but `{self.letters[letter]}` in the arguments before it")
 
     def _bind_integers(self, texts: Mapping[str, TypeText]) -> None:
         for letter, argument in self.row.integers.items():
@@ -227,8 +229,8 @@ class _Matcher:
         return Limit(limit.slug, text, test_expr(expr, context), kernel, f"{self.row.name}; {self.row.source}", span)
 
 
-def broken_by_defaults(limit: Limit, context: Context) -> bool:
-    """Does the spec's own default configuration break a condition of use, whatever the sizes?"""
+def broken_by_defaults(limit: Limit, context: Context) -> str:
+    """The values with which the spec's own default configuration breaks a condition of use, whatever the sizes; empty if it does not."""
     defaults: dict[str, Any] = {}
     for name, setting in context.world.settings.items():
         default = context.arm(setting.default) if setting.default is not None else None
@@ -237,9 +239,10 @@ def broken_by_defaults(limit: Limit, context: Context) -> bool:
             defaults[name] = value
     from layoutdsl.plan.sizes import evaluate, names_in
 
-    if not names_in(limit.test) <= defaults.keys() or not names_in(limit.test):
-        return False
-    return not evaluate(limit.test, defaults)
+    names = names_in(limit.test)
+    if not names or not names <= defaults.keys() or evaluate(limit.test, defaults):
+        return ""
+    return ", ".join(f"{name} = {defaults[name]}" for name in sorted(names))
 
 
 def _letter(entry: Entry) -> str | None:

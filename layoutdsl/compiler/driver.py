@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from layoutdsl.compiler.config import Setting, check_declarations, resolve, settings_of
-from layoutdsl.compiler.elaborate import Elaboration, elaborate, outputs_of
+from layoutdsl.compiler.elaborate import Elaboration, Silenced, elaborate, outputs_of
 from layoutdsl.compiler.emit import emit, test_expr
 from layoutdsl.compiler.evaluate import Undecided
 from layoutdsl.compiler.forward import Forward, elaborate_forward
@@ -93,22 +93,25 @@ def _unused_accept(code: str, span: Span) -> Diagnostic:
     return Diagnostic(code="accept-unused", message=f"no rule is called `{code}`", span=span, helps=helps)
 
 
-_SAID_ONCE = ("name-unknown", "not-an-axis", "contract-layout", "tensor-unknown", "tensor-not-in-case", "read-after-delete")
+_SAID_ONCE = (
+    *("name-unknown", "not-an-axis", "tensor-unknown", "tensor-not-in-case", "read-after-delete", "read-digits"),
+    *("contract-layout", "bitcast-by-value", "bitcast-indivisible", "bitcast-not-fastest", "no-op"),
+)
 """Rules whose findings of one text have one cause, wherever they stand."""
 
 
 def _distinct(problems: list[Diagnostic]) -> list[Diagnostic]:
-    """One finding per place and rule, and per cause: a spec that is wrong in ten configurations, or whose one wrong tensor goes into ten calls, is wrong once."""
+    """One finding per place and rule, and per cause: what is wrong in ten configurations, or goes wrong into ten calls, is wrong once."""
     seen: dict[Any, Diagnostic] = {}
     for problem in problems:
         key = (problem.code, problem.span.start if problem.span else problem.where, problem.message if problem.span is None else "")
         seen.setdefault(key, problem)
     found: dict[Any, Diagnostic] = {}
     for problem in sorted(seen.values(), key=lambda p: (p.span.start if p.span else -1, p.code)):
-        cause = (problem.code, problem.where or problem.message, problem.label) if problem.code in _SAID_ONCE else id(problem)
+        cause = (problem.code, problem.where or problem.message) if problem.code in _SAID_ONCE else id(problem)
         known = found.setdefault(cause, problem)
         if known is not problem and problem.span is not None and len(known.labels) < 4:
-            found[cause] = replace(known, labels=(*known.labels, Label(problem.span, "here too")))
+            found[cause] = replace(known, labels=(*known.labels, Label(problem.span, problem.label or "here too")))
     return list(found.values())
 
 
@@ -127,6 +130,8 @@ class _Stored:
             return self.results[name]
         if name in self.state.parameters:
             return self.state.parameters[name].value
+        if name in self.state.broken:
+            raise Silenced
         self.state.absent(name, span)
 
     def is_tensor(self, name: str) -> bool:

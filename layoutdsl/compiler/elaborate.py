@@ -22,7 +22,7 @@ from layoutdsl.ir.layout import Dim, Reject, TensorType
 from layoutdsl.ir.program import Compute, Constant, Instruction, Move, Opaque, Output, Parameter, Value
 from layoutdsl.ops import OPS, Op
 from layoutdsl.plan.model import FRACTAL_NZ
-from layoutdsl.syntax.document import Delete, ParamDecl, Step, StepBlock, Text
+from layoutdsl.syntax.document import CaseMap, Delete, ParamDecl, Step, StepBlock, Text
 from layoutdsl.syntax.tree import Expr, Index, Name, Pipeline, Stage, Target
 
 KINDS = ("parameter", "attribute", "buffer", "list", "value")
@@ -69,6 +69,8 @@ class Elaboration:
     named: dict[str, str] = field(default_factory=dict)
     forward_names: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    creators: set[str] = field(default_factory=set)
     count: int = 0
 
     # -- tensors, as math sees them
@@ -95,13 +97,13 @@ class Elaboration:
 
     def absent(self, name: str, span: Span) -> NoReturn:
         """A name that is not there is reported where it is missed first; what reads it later is silenced."""
-        if name in self.failed:
+        if name in self.failed or name in self.broken:
             raise Silenced
         self.failed.add(name)
         if name in self.deleted:
             label = Label(self.deleted[name], "deleted here")
             raise DiagnosticError(Diagnostic(code="read-after-delete", message=f"`{name}` was deleted", span=span, labels=(label,)))
-        if name in self.named:
+        if name in self.creators:
             notes = (f"there is none in the case: {self.world.describe()}",)
             fail("tensor-not-in-case", span, f"`{name}` does not exist in every case in which it is read", notes=notes, helps=_GIVE_CASE)
         close = get_close_matches(name, self.bindings, 1)
@@ -165,7 +167,10 @@ def elaborate(world: World) -> Elaboration:
 def _name_everything(state: Elaboration) -> None:
     """Names that exist in some case, with the member that owns them: outside a template, a step's axes are those of its target's owner."""
     document = state.world.document
-    names = [param.name.value for param in document.params] + [step.target.name for step in _flat(document.steps)]
+    stored = [param.name.value for param in document.params]
+    names = stored + [step.target.name for step in _flat(document.steps)]
+    made = stored + [step.target.name for step in _flat(document.steps) if _creates(step)]
+    state.creators = {member.member.expand(text) for text in made for member in state.contexts.values()}
     for text in names:
         for member in state.contexts.values():
             if "<" in text:
@@ -180,6 +185,18 @@ def _flat(items: tuple[Any, ...]) -> Iterator[Step]:
             yield from _flat(item.steps)
         elif isinstance(item, Step):
             yield item
+
+
+def _creates(step: Step) -> bool:
+    """Does a step make its name, rather than change what has it?"""
+    bodies = [arm.value for arm in step.body.arms] if isinstance(step.body, CaseMap) else [step.body]
+    return step.target.entries is not None or any(not isinstance(body, Pipeline) or _source(body) is not None for body in bodies)
+
+
+def _source(body: Pipeline) -> Stage | None:
+    """The first stage, if it names a tensor rather than an op."""
+    first = body.stages[0]
+    return first if not first.called and first.dims is None and first.type is None and first.op not in OPS else None
 
 
 def _members(state: Elaboration, text: str, span: Span) -> list[Context]:
@@ -200,7 +217,7 @@ def _parameter(state: Elaboration, param: ParamDecl, context: Context) -> None:
         _declare(state, param, name, context)
     except DiagnosticError:
         state.bind(name, None, "parameter", param.name.span, context.member)
-        state.failed.add(name)
+        state.broken.add(name)
         raise
 
 
@@ -384,10 +401,10 @@ def _unpacked(state: Elaboration, value: Value, span: Span) -> Value:
 def _pipeline_step(state: Elaboration, step: Step, name: str, body: Pipeline, kind: str | None, context: Context) -> None:
     stages = list(body.stages)
     source, span = name, step.target.name_span
-    first = stages[0]
-    if not first.called and first.dims is None and first.type is None and first.op not in OPS:
+    first = _source(body)
+    if first is not None:
         text = context.member.expand(first.op)
-        if state.is_tensor(text) or text in state.named or len(stages) > 1:
+        if state.is_tensor(text) or text in state.named:
             source, span = text, first.op_span
             stages = stages[1:]
         else:
@@ -403,15 +420,27 @@ def _pipeline_step(state: Elaboration, step: Step, name: str, body: Pipeline, ki
 def _word_step(state: Elaboration, step: Step, name: str, stage: Stage, kind: str | None, context: Context) -> None:
     """``is_kv_consumer: kv_consumer``: a value of the config handed to the layer."""
     if stage.op in context.world.settings or any(let.name.value == stage.op for let in context.world.document.let):
+        if isinstance(step.body, Pipeline) and len(step.body.stages) > 1:
+            fail("not-a-tensor", stage.op_span, f"`{stage.op}` is a name of the config, not a tensor")
         _scalar_step(state, step, name, Name(stage.op, stage.op_span), kind, context)
         return
-    close = get_close_matches(stage.op, [*OPS, *state.named], 1)
-    fail(
-        "op-unknown",
-        stage.op_span,
-        f"`{stage.op}` is neither an op nor a tensor",
-        helps=(f"a name like it is `{close[0]}`",) if close else (f"ops: {', '.join(OPS)}",),
-    )
+    fail("op-unknown", stage.op_span, f"`{stage.op}` is neither an op nor a tensor", helps=_like_op(stage.op, tuple(state.named)))
+
+
+_TORCH_WORDS = {
+    **dict.fromkeys(("squeeze", "unsqueeze", "flatten", "reshape", "unflatten", "merge"), "write the dims that come out: `view [n]`"),
+    **dict.fromkeys(("permute", "t", "swapaxes", "movedim"), "`transpose(k, n)` states the order that it produces"),
+    **dict.fromkeys(("repeat", "repeat_interleave", "expand", "sum", "mul", "flip", "slice", "cat", "stack"), "write index math: `name[digits]: expression`"),
+    **dict.fromkeys(("to", "float", "half", "type"), "`cast(float32)` changes values, `bitcast(int32)` changes types"),
+}
+
+
+def _like_op(word: str, tensors: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What to write instead of a word that is no op."""
+    if word in _TORCH_WORDS:
+        return (_TORCH_WORDS[word],)
+    close = get_close_matches(word, [*OPS, *tensors], 1)
+    return (f"a name like it is `{close[0]}`",) if close else (f"ops: {', '.join(OPS)}",)
 
 
 def stage_arguments(op: Op, stage: Stage, context: Context) -> dict[str, Any]:
@@ -477,8 +506,7 @@ def _stage(state: Elaboration, name: str, value: Value, stage: Stage, context: C
 def _typed_stage(value: Value, stage: Stage, context: Context) -> tuple[Op, dict[str, Any], TensorType]:
     op = OPS.get(stage.op)
     if op is None:
-        close = get_close_matches(stage.op, OPS, 1)
-        fail("op-unknown", stage.op_span, f"`{stage.op}` is not an op", helps=(f"an op like it is `{close[0]}`",) if close else (f"ops: {', '.join(OPS)}",))
+        fail("op-unknown", stage.op_span, f"`{stage.op}` is not an op", helps=_like_op(stage.op))
     arguments = stage_arguments(op, stage, context)
     if value.type.listed and not op.on_lists:
         fail("op-on-list", stage.span, f"`{op.name}` cannot work on a list of tensors")

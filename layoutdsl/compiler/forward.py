@@ -222,8 +222,8 @@ class _Walker:
             self.result.problems += [problem for problem in problems if not self.state.accept(problem.code, names)]
             self.result.limits += [limit for limit in limits if all(limit.test != known.test or limit.kernel != known.kernel for known in self.result.limits)]
             if not self.context.world.concrete:
-                broken = [limit for limit in limits if broken_by_defaults(limit, self.context) and not self.state.accept(limit.slug, names)]
-                self.result.problems += [self._broken(limit, expr) for limit in broken]
+                broken = [(limit, values) for limit in limits if (values := broken_by_defaults(limit, self.context))]
+                self.result.problems += [self._broken(limit, values, expr) for limit, values in broken if not self.state.accept(limit.slug, names)]
 
     def _names_in(self, expr: Expr) -> set[str]:
         return {self.context.member.expand(node.id) for node in walk(expr) if isinstance(node, Name)}
@@ -248,14 +248,14 @@ class _Walker:
     def _uses_x_dtype(self, op: str) -> bool:
         return any("x_dtype" in text for row in CONTRACTS[op].rows for text in row.arguments.values())
 
-    def _broken(self, limit: Limit, expr: Call) -> Diagnostic:
-        message = f"the spec's own defaults break a condition of `{expr.name}`: {limit.text}"
+    def _broken(self, limit: Limit, values: str, expr: Call) -> Diagnostic:
+        message = f"`{expr.name}` wants `{limit.text}`, which the spec's own default breaks: {values}"
         return Diagnostic(
             code=limit.slug,
             message=message,
             span=expr.name_span,
-            notes=(f"contract row {limit.source}",),
-            helps=(f"change the step, or `accept: {limit.slug}` with a `why`",),
+            notes=(f"by the contract row {limit.source}",),
+            helps=(f"change the default or the step, or write `accept: {limit.slug}` with a `why`",),
         )
 
     def _context_of(self, operands: dict[str, Operand]) -> Context:

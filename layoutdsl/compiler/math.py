@@ -201,8 +201,11 @@ class Math:
             digit = self.context.digit(entry)
             if digit is None:
                 fail("not-a-digit", entry.span, "a sum over one element")
-            if any(loop.axis == digit.axis and (loop.div, loop.ext) == (digit.div, digit.ext) for loop in self.loops):
-                fail("sum-bound-twice", entry.span, f"`{entry.span.text}` stands on the left, so it cannot be summed over")
+            clash = next((loop for loop in self.loops if self._overlap(loop, digit)), None)
+            if clash is not None:
+                text = digit_text(self.context.space, clash)
+                message = f"`{text}` stands on the left, so a sum cannot run over it" + ("" if text == entry.span.text else f" as part of `{entry.span.text}`")
+                fail("sum-bound-twice", entry.span, message)
             bound.append(digit)
         inner = Math(self.context, self.tensors, (*self.loops, *bound), self.real, self.reads)
         first = len(self.reads)
@@ -211,6 +214,12 @@ class Math:
             fail("not-math", expr.body.span, "a sum of a literal")
         order = self._order(tuple(bound), [value for value, _ in self.reads[first:]])
         return Typed(("sum", tuple(bound), order, body.expr), body.dtype)
+
+    def _overlap(self, loop: Digit, digit: Digit) -> bool:
+        if loop.axis != digit.axis or loop.unit or digit.unit:
+            return False
+        facts = self.context.facts
+        return not any(isinstance(facts.at_least(up.div, low.div * low.ext), Proved) for up, low in ((loop, digit), (digit, loop)))
 
     def _order(self, bound: tuple[Digit, ...], reads: list[Value]) -> tuple[Digit, ...]:
         """The order in which the body lies before it is summed: dims as seen of the first tensor read that carries a summed axis; what it lacks goes outermost.

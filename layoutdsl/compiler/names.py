@@ -68,7 +68,18 @@ def check_names(document: Document) -> list[Diagnostic]:
             problems.append(Diagnostic(code="name-clash", message=f"`{name}` is declared twice: {other} and {kind}", span=span, labels=(label,)))
         else:
             seen[name] = (kind, span)
-    return problems
+    return problems + list(_unknown_segments(document))
+
+
+def _unknown_segments(document: Document) -> Iterator[Diagnostic]:
+    """``segments`` names axes: ``n``, or ``w13.n`` for an axis of one member."""
+    axes = {axis.name.value for axis in document.axes}
+    members = {member.value for each in document.each for member in each.members}
+    for segment in document.segments:
+        member, dot, letter = segment.axis.value.rpartition(".")
+        if letter not in axes or (dot and member not in members):
+            message = f"`{segment.axis.value}` is not an axis"
+            yield Diagnostic(code="not-an-axis", message=message, span=segment.axis.span, helps=(f"axes: {', '.join(sorted(axes))}",))
 
 
 def _reserved(name: str, kind: str) -> str:

@@ -58,8 +58,18 @@ def _tensor_type(text: TypeText, context: Context) -> TensorType:
     try:
         check_well_formed(context.space, kind)
     except Reject as error:
+        error.helps = error.helps or _HELPS.get(error.code, ())
         raise reject(error, text.span) from None
     return kind
+
+
+_HELPS = {
+    "digits-differ": ("every axis stands on both sides, down to the same digit: `int4[n, k] in int8[n//2, k | n%2]`",),
+    "digits-not-a-chain": ("each digit starts where the one below it ends: `n//8`, `n//2%4`, `n%2`",),
+    "digits-do-not-cover": ("the top digit of an axis is a quotient without a remainder, as in `k//64`",),
+    "lanes-do-not-fill": ("the lanes of one storage element have exactly its bits: two int4 in an int8, eight in an int32",),
+    "storage-too-narrow": ("a narrower dtype is made by a `cast`, in `steps`",),
+}
 
 
 def _with_layout(element: Element, logical: tuple[Digit, ...], text: LayoutText, context: Context) -> TensorType:

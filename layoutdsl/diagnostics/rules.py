@@ -287,6 +287,1137 @@ EXPRESSIONS = (
     ),
 )
 
+# ---- names and config -------------------------------------------------------------------------------------------------------------------------------
+
+NAMES = (
+    _rule(
+        "axis-name",
+        "an axis is one small letter",
+        """Axes are written a hundred times and must not be taken for tensors or config: one small letter, perhaps with a digit. The capital is the
+        extent, so `n` has `N` indices.""",
+        "axes: {row: output_size}",
+        "axes: {n: output_size}",
+    ),
+    _rule(
+        "name-reserved",
+        "a name that means something already",
+        """Words, ops, dtypes, sizes and shared config names mean the same in every spec. A tensor called `pack` or a case called `sum` would make a line
+        that two readers read differently.""",
+        "params:\n  pack: int8[n, k]",
+        "params:\n  packed_weight: int8[n, k]",
+    ),
+    _rule(
+        "name-clash",
+        "one name for two things",
+        """Config, axes, extents, `let`, cases, members and tensors share one namespace, without shadowing: a name has one meaning in the whole file.""",
+        "axes: {n: output_size}\nlet:\n  n: K // 2",
+        "axes: {n: output_size}\nlet:\n  half: K // 2",
+    ),
+    _rule(
+        "name-unknown",
+        "a name that is declared nowhere",
+        """Conditions, sizes and calls read config, cases, members, extents, `let`, dtypes and the sizes of the layer; a call also reads the layer's tensors
+        and its inputs. Nothing else has a value. Mostly a slip of the pen, or a case that was renamed in one place only.""",
+        "- weight: nz when nz_mode != 0",
+        "- weight: nz when weight_nz_mode != 0",
+    ),
+    _rule(
+        "not-an-axis",
+        "this is not an axis",
+        """Between brackets stand indices, not sizes. `k//32` runs over all groups of 32, the last of which may be partial; `K//32` is a number, and rounds
+        down. Counting groups with a floor is the most repeated bug of this field (a model with K = 4304 lost its last group), so it cannot be written.""",
+        "weight_scale: float32[n, K//32]",
+        "weight_scale: float32[n, k//32]",
+    ),
+    _rule(
+        "not-a-digit",
+        "this is not an index",
+        """An entry between brackets is an axis, a quotient, a remainder, both, or `0` for a dim of one element. Digits are what proofs about layouts are
+        made of; a sum or a product of indices is none.""",
+        "weight: int8[n+1, k]",
+        "weight: int8[n, k]",
+    ),
+    _rule(
+        "divisor-not-a-product",
+        "a divisor that cannot be reasoned about",
+        """Divisors are products of names and positive numbers. Divisibility by a sum or a difference of sizes cannot be proved for all sizes, so nothing
+        that follows from it could be either.""",
+        "weight_scale: float32[n, k//(K-1)]",
+        "weight_scale: float32[n, k//group_size]",
+    ),
+    _rule(
+        "not-a-condition",
+        "a condition is true or false",
+        """`when`, `if`, cases and requirements need a truth value. Numbers, texts and dtypes have none of their own: 0, "" and none are told apart here.""",
+        "- weight: nz when weight_nz_mode",
+        "- weight: nz when weight_nz_mode != 0",
+    ),
+    _rule(
+        "not-an-integer",
+        "a size is an integer",
+        "Extents, divisors and comparisons by order need integers; a text, a dtype or `none` has no size. A config entry with `none` needs a case for it.",
+        "let:\n  g: version // 2",
+        "let:\n  g: group_size // 2",
+    ),
+    _rule(
+        "not-comparable",
+        "two values of different kinds are compared",
+        "A size never equals a text or a dtype, so the condition would hold nowhere, silently.",
+        'when: group_size == "256"',
+        "when: group_size == 256",
+    ),
+    _rule(
+        "inexact-division",
+        "`/` of sizes does not say how it rounds",
+        "Sizes are integers. `//` rounds down, `cdiv(a, b)` up; which of the two is meant is the difference between a lost and a partial group.",
+        "let:\n  groups: K / 32",
+        "let:\n  groups: cdiv(K, 32)",
+    ),
+    _rule(
+        "size-operator",
+        "an operator that sizes do not have",
+        "Sizes have `+ - * // %`, comparisons, `cdiv` and `near_square`. Shifts and bit masks belong into index math, and nothing is divided by zero.",
+        "let:\n  half: K >> 1",
+        "let:\n  half: K // 2",
+    ),
+    _rule(
+        "size-condition",
+        "a condition that depends on the size of a layer",
+        """One plan serves all layers of a model: what happens is decided by config, and sizes stay symbolic. A condition that is true for one layer and
+        false for the next has no answer when the plan is made. Guessing a layout from shapes is a known source of wrong weights.""",
+        "- weight: contiguous when N == K",
+        "- weight: contiguous when weight_nz_mode != 0",
+    ),
+    _rule(
+        "index-as-size",
+        "a tensor is read where a size is needed",
+        "Sizes and conditions are known before any byte is loaded, and the content of a tensor is not.",
+        "require:\n  - sum[k](weight[n, k]) == 0",
+        "require:\n  - N % 8 == 0",
+    ),
+    _rule(
+        "let-cycle",
+        "a definition that needs itself",
+        "A name of `let` may use other names of `let`, but in the end each has to rest on config or sizes.",
+        "let:\n  a: b * 2\n  b: a // 2",
+        "let:\n  a: b * 2\n  b: group_size // 2",
+    ),
+    _rule(
+        "argument-count",
+        "too many or too few arguments",
+        "Functions and ops take their arguments in one order, none of them by default unless their page says so (`layoutdsl explain` with the name of the op).",
+        "- weight: pack(int32)",
+        "- weight: pack(n, int32)",
+    ),
+    _rule(
+        "argument-kind",
+        "an argument of the wrong kind",
+        "An op's arguments are dims, axes, dtypes, sizes, numbers or one of a few words. Taking one for the other would hide a slip.",
+        "- weight: pack(int32, n)",
+        "- weight: pack(n, int32)",
+    ),
+    _rule(
+        "unknown-value",
+        "a value that is not in the list",
+        """Consumers, devices, types of config and ranges are closed lists: what is not in them does not exist, or does not exist yet, and must not be
+        accepted silently.""",
+        "holds: {consumer: [vllm-ascend-0.15], device: [a2]}",
+        "holds: {consumer: [vllm-ascend-0.16], device: [a2]}",
+    ),
+    _rule(
+        "config-type",
+        "a config value of another type",
+        """A config entry is int, bool or str, and its default and values are too. `"0"` and `0` are different things in a checkpoint's description, and
+        have been mixed up there.""",
+        "version: {type: str, default: 0}",
+        'version: {type: str, default: "0"}',
+    ),
+    _rule(
+        "config-unknown",
+        "no config of this name",
+        "A misspelt name would silently leave the default in force. `spec.config_names` lists what a spec reads.",
+        'compile_spec("W4A8_DYNAMIC.linear", config={"groupsize": 64})',
+        'compile_spec("W4A8_DYNAMIC.linear", config={"group_size": 64})',
+    ),
+    _rule(
+        "config-value",
+        "a config value that the spec does not hold for",
+        "The spec was written and proved for a closed list of values, or for numbers from a least one on. Another value may need another layout.",
+        'config={"consumer": "vllm-ascend-0.11"}',
+        'config={"consumer": "vllm-ascend-0.23"}',
+    ),
+    _rule(
+        "config-missing",
+        "a config value is needed and has no default",
+        "The spec holds for several values and prefers none of them, so the caller has to say which one it is.",
+        'compile_spec("W4A8_DYNAMIC.linear")',
+        'compile_spec("W4A8_DYNAMIC.linear", config={"consumer": "vllm-ascend-0.23"})',
+    ),
+)
+
+# ---- cases ------------------------------------------------------------------------------------------------------------------------------------------
+
+CASES = (
+    _rule(
+        "facet-not-exhaustive",
+        "no case holds for some configuration",
+        """In every configuration that the spec holds for, one case of each facet must be the case. A forgotten value would leave parameters and steps out
+        without a word.""",
+        'source:\n  packed: version == "1.0.0"',
+        'source:\n  packed:   version == "1.0.0"\n  unpacked: otherwise',
+    ),
+    _rule(
+        "open-world",
+        "`otherwise` over consumers or devices",
+        """`otherwise` takes in releases and chips that do not exist yet. When one appeared, a spec that said `main: otherwise` took it without a word and
+        was wrong in one tensor. Listed by name, the next one is an error until somebody has looked.""",
+        'seed: consumer == "vllm-ascend-0.16"\nmain: otherwise',
+        'seed: consumer == "vllm-ascend-0.16"\nmain: consumer == "vllm-ascend-main"',
+    ),
+    _rule(
+        "case-overlap",
+        "two cases of a case map hold at once",
+        "Each entry of a case map says what holds there; where two do, the order of the lines would decide, which nobody reads.",
+        "packed:  bitcast(int32)\nnot row: pack(n, int32)",
+        "packed:             bitcast(int32)\nunpacked and not row: pack(n, int32)",
+    ),
+    _rule(
+        "case-missing",
+        "no case gives this a value",
+        "A parameter or a step may be missing in some cases; a size may not, since types are made of it.",
+        "let:\n  g: {grouped: group_size}",
+        "let:\n  g: {grouped: group_size, channel: K}",
+    ),
+    _rule(
+        "each-not-parallel",
+        "the word lists of `each` differ in length",
+        "The lists are read side by side: the first words are the first member, the second words the second.",
+        "each: {p: [w13, w2], w: [w1]}",
+        "each: {p: [w13, w2], w: [w1, w2]}",
+    ),
+    _rule(
+        "too-many-cases",
+        "too many combinations of cases",
+        """Every reachable combination is proved on its own. Thousands of them are a sign of conditions that belong into one facet, or of values that
+        `require` should exclude.""",
+        "ten independent facets of three cases",
+        "two or three facets, and `require` for what never occurs",
+    ),
+    _rule(
+        "accept-unused",
+        "an `accept` that accepts nothing",
+        """`accept` reproduces a known fault on purpose. When nothing is refused any more, or its slug names no rule, it would silently accept the next
+        fault.""",
+        "- weight: contiguous\n  accept: nz-group-size\n  why: the reference casts all the same",
+        "- weight: contiguous",
+    ),
+    _rule(
+        "requirement-failed",
+        "a requirement does not hold",
+        """`require` says for which sizes and config the spec was proved. Where it fails, the proofs say nothing, and the layout would be silently wrong.""",
+        "output_size = 100 for `N % 8 == 0`",
+        "output_size = 104",
+    ),
+)
+
+# ---- types ------------------------------------------------------------------------------------------------------------------------------------------
+
+TYPES = (
+    _rule(
+        "not-a-dtype",
+        "this is not a dtype",
+        """Elements are torch's dtypes and ours: int4, uint4, e2m1, e4m3, e8m0, opaque. A name of config or `let` may stand for one.""",
+        "weight: s4[n, k] in int8[n, k]",
+        "weight: int4[n, k] in int8[n, k]",
+    ),
+    _rule(
+        "not-a-storage",
+        "torch has no such dtype",
+        "What a number means (the element) and what holds its bytes (the storage) are two things; only torch's dtypes can hold bytes.",
+        "weight: int4[n, k] in uint4[n, k]",
+        "weight: int4[n, k] in int8[n, k]",
+    ),
+    _rule(
+        "storage-missing",
+        "the type does not say what stores the element",
+        "torch has no 4-bit dtypes, so a file holds them in another one: one per byte, two per byte, eight per int32. The type must say which.",
+        "weight: int4[n, k]",
+        "weight: int4[n, k] in int8[n, k//2 | k%2]",
+    ),
+    _rule(
+        "storage-too-narrow",
+        "the storage is narrower than the element",
+        "A storage holds all bits of what it stores. A narrower one loses them, which is a `cast` and a step of its own.",
+        "scale: float32[n] in int16[n]",
+        "scale: float32[n] in int32[n]",
+    ),
+    _rule(
+        "extension-missing",
+        "nothing says how the upper bits are filled",
+        """The bits of an element in a wider integer leave bits over: zeros, or copies of the sign bit. The two differ for negative values, and kernels read
+        all bits.""",
+        "scale: float32[n] in int64[n]",
+        "scale: float32[n] in zext int64[n]",
+    ),
+    _rule(
+        "extension-unneeded",
+        "nothing is extended here",
+        "`zext` and `sext` say how the bits of an element are widened. Where the storage holds the value itself, or several elements, no bit is left over.",
+        "weight: int4[n, k] in sext int8[n, k]",
+        "weight: int4[n, k] in int8[n, k]",
+    ),
+    _rule(
+        "lanes-do-not-fill",
+        "the lanes do not fill the storage",
+        """Behind `|` stands the lane number. All lanes of one storage element together have exactly its bits: two int4 in an int8, eight in an int32.""",
+        "weight: int4[n, k] in int8[n, k//4 | k%4]",
+        "weight: int4[n, k] in int8[n, k//2 | k%2]",
+    ),
+    _rule(
+        "digits-not-a-chain",
+        "the digits of an axis do not fit together",
+        """The digits of one axis are like those of a number: each starts where the one below it ends. An overlap stores an element twice, a gap loses it,
+        and divisors of which neither divides the other have no order.""",
+        "weight: int8[n, k] in int8[n, k//64, k%32]",
+        "weight: int8[n, k] in int8[n, k//64, k%64]",
+    ),
+    _rule(
+        "digits-differ",
+        "the layout does not hold what the element list says",
+        """On the left stand the indices that an element has, in the layout those that it is found by: every axis of one side stands on the other, down to
+        the same digit. A lane along another axis than its dim is the usual slip.""",
+        "weight: int4[n, k] in int8[n//2, k | k%2]",
+        "weight: int4[n, k] in int8[n//2, k | n%2]",
+    ),
+    _rule(
+        "digits-do-not-cover",
+        "the layout ends before the axis does",
+        "The top digit of the layout stops below the extent, so the last indices are stored nowhere.",
+        "weight: int8[n, k] in int8[n, k%64]",
+        "weight: int8[n, k] in int8[n, k//64, k%64]",
+    ),
+    _rule(
+        "layout-has-holes",
+        "the layout has places that hold no element",
+        """Where an extent is not a multiple of what is stored together, the last storage element is partly empty. Either the sizes are multiples
+        (`require`), or the type says what fills the holes (`pad`).""",
+        "weight: int4[n, k] in int8[n, k//2 | k%2]",
+        "require:\n  - K % 2 == 0",
+    ),
+    _rule(
+        "over-dims-differ",
+        "`over` lists other dims",
+        """`over` says in which order the same dims lie in memory, slowest first. It neither splits nor drops one.""",
+        "weight: int8[n, k] in int8[k, n] over [n]",
+        "weight: int8[n, k] in int8[k, n] over [n, k]",
+    ),
+    _rule(
+        "format-unknown",
+        "no memory format of this name",
+        "Memory formats are plain (`nd`) and FRACTAL_NZ (`nz`, or `nz(64)` with the width of a block in bytes).",
+        "weight: int8[n, k] over zn[n, k]",
+        "weight: int8[n, k] over nz[n, k]",
+    ),
+)
+
+# ---- steps ------------------------------------------------------------------------------------------------------------------------------------------
+
+STEPS = (
+    _rule(
+        "op-unknown",
+        "no op of this name",
+        """There are about twenty ops; `layoutdsl explain` with a name shows each. Several of torch's are missing on purpose: `squeeze` without an axis
+        depends on the size (it drops the experts of a layer with one expert), `reshape` with -1 guesses. `view [dims]` says what comes out.""",
+        "- weight_scale: squeeze",
+        "- weight_scale: view [n]",
+    ),
+    _rule(
+        "tensor-unknown",
+        "no tensor of this name",
+        "A step reads what is declared in `params` or made by an earlier step.",
+        "- wieght: contiguous",
+        "- weight: contiguous",
+    ),
+    _rule(
+        "tensor-not-in-case",
+        "the tensor does not exist in some case",
+        """What is declared or made for some cases only can be read in those only. The same condition on both sides, or a case map on both, keeps them
+        together.""",
+        "- bias[n]: scale_bias[n]",
+        "- bias[n]: scale_bias[n]\n  when: packed",
+    ),
+    _rule(
+        "not-a-tensor",
+        "this is a number, not a tensor",
+        "Ops, index math and kernels with a layout take tensors; a number of the config has neither dims nor memory.",
+        "- size: group_size | contiguous",
+        "- size: group_size\n  as: value",
+    ),
+    _rule(
+        "kind-missing",
+        "a number needs `as: value`",
+        """A target without an index is a pipeline on a tensor. A number for the layer (from config, or one element of a tensor) is meant by `as: value`,
+        and a tensor that is computed has its indices on the left.""",
+        "- size: group_size",
+        "- size: group_size\n  as: value",
+    ),
+    _rule(
+        "no-op",
+        "a stage that changes nothing",
+        """A cast to the dtype that is there already, a second format cast: either a condition is missing, or the author took the value for another one.
+        What needs a cast in some cases only has a `when`.""",
+        "- weight_scale: cast(float32)",
+        "- weight_scale: cast(float32) when ct",
+    ),
+    _rule(
+        "transpose-done",
+        "the dims stand in this order already",
+        """`transpose(k, n)` states the order that it produces: k before n. One that changes nothing is a second transpose, which would undo the first if it
+        were a swap.""",
+        "- weight: transpose(k, n) | transpose(k, n)",
+        "- weight: transpose(k, n)",
+    ),
+    _rule(
+        "dim-ambiguous",
+        "several dims could be meant",
+        "An axis that is split over several dims is no name for one of them; a dim is then named by its digit as it stands there.",
+        "- scale: view [n, k//64, k%64] | transpose(k, n)",
+        "- scale: view [n, k//64, k%64] | transpose(k//64, n)",
+    ),
+    _rule(
+        "dim-missing",
+        "the value has no such dim",
+        "Movement names dims by their axes, not by numbers, so that it stays right when a tensor gets another dim; the name must be there.",
+        "- weight_scale: transpose(e, n)",
+        "- weight_scale: transpose(k, n)",
+    ),
+    _rule(
+        "view-digits-differ",
+        "`view` loses or invents a digit",
+        """The same bytes are seen with other boundaries, so the digits must be the same. A split needs a proof that it leaves nothing over: 135 groups seen
+        as pairs lose the last one, which real code did.""",
+        "- scale: view [n, k//64, k//32%2]",
+        "- scale: pad(k, 64, 0) | view [n, k//64, k//32%2]",
+    ),
+    _rule(
+        "view-not-consecutive",
+        "the new dim is not one run in memory",
+        "A view copies nothing. Dims that lie apart in memory, as after a transpose, cannot become one; torch refuses it too, but only on the machine.",
+        "- weight: transpose(k, n) | view [(k, n)]",
+        "- weight: transpose(k, n) | contiguous | view [(k, n)]",
+    ),
+    _rule(
+        "bitcast-by-value",
+        "the bytes are not packed",
+        """A bit view of another width joins or splits bytes. Where one small element fills a whole byte by value (an int4 in an int8), or bits are widened,
+        joined bytes are no packed elements.""",
+        "- weight: bitcast(int32)",
+        "- weight: pack(n, int32)",
+    ),
+    _rule(
+        "bitcast-not-fastest",
+        "the last dim is not the fastest in memory",
+        """A wider bit view joins neighbours of the last dim, which must be neighbours in memory. After `transpose` they are not: torch refuses with
+        `self.stride(-1) must be 1`.""",
+        "- weight: transpose(k, n) | bitcast(int32)",
+        "- weight: transpose(k, n) | contiguous | bitcast(int32)",
+    ),
+    _rule(
+        "bitcast-indivisible",
+        "a bit view that may leave bytes over",
+        """A wider bit view joins several storage elements of the last dim, for all sizes only if their number is a multiple. The message names the fact
+        that is missing; if it is about the wrong axis, the view stands before the transpose that it needs.""",
+        "- weight: bitcast(int32)",
+        "require:\n  - N % 8 == 0",
+    ),
+    _rule(
+        "bitcast-splits-element",
+        "a bit view cuts through an element",
+        "A narrower bit view gives every new storage element whole elements. Half a float means nothing here.",
+        "- scale: bitcast(int16)",
+        "- scale: bitcast(int32)",
+    ),
+    _rule(
+        "cast-of-bits",
+        "`cast` reads values, and this holds bits",
+        """`cast` changes values, `bitcast` and `bits` change types: two words, never one. An exponent (e8m0) copied to uint8 by value gives 0, 1, 2 for
+        what was 126, 127, 128: real code did this.""",
+        "- weight_scale: cast(uint8)",
+        "- weight_scale: bitcast(uint8)",
+    ),
+    _rule(
+        "cast-rounds",
+        "a cast to an integer must say how it rounds",
+        "Floats have nearest-even as their rounding. For integers, half the world truncates and half rounds, and the result differs by one.",
+        "- quant[n]: int8(scale[n])",
+        "- quant[n]: rint(int8, scale[n])",
+    ),
+    _rule(
+        "cast-target",
+        "no arithmetic in this dtype",
+        """A cast makes values of a dtype that can be computed with: integers of 8 to 64 bits, float16, bfloat16, float32, float64. Small elements are made
+        by `pack` and `relayout`.""",
+        "- weight: cast(int4)",
+        "- weight: pack(n, int32)",
+    ),
+    _rule(
+        "pack-axis-not-last",
+        "`pack` along an axis that is not the last",
+        """Several elements that share a storage element are neighbours along the last axis. The axis is named, so packing along k where n is meant is found
+        here, and not in the answers of a model.""",
+        "- weight: pack(n, int32)",
+        "- weight: transpose(k, n) | contiguous | pack(n, int32)",
+    ),
+    _rule(
+        "pack-indivisible",
+        "`pack` may leave elements over",
+        "A storage element is full or it is wrong. `require` says that the extent is a multiple, or `pad` makes it one.",
+        "- weight: pack(n, int32)",
+        "require:\n  - N % 8 == 0",
+    ),
+    _rule(
+        "pack-packed",
+        "this is packed already",
+        "Lanes are packed once. Another packing is made by `unpack` and `pack`, or in one pass by `relayout`.",
+        "- weight: pack(n, int8) | pack(n, int32)",
+        "- weight: pack(n, int8) | bitcast(int32)",
+    ),
+    _rule(
+        "pack-nothing",
+        "one element fills the storage",
+        "`pack` puts several elements into one storage element. Where one fills it, only the dtype changes, which is `bitcast`.",
+        "- weight: pack(k, int8)",
+        "- weight: bitcast(uint8)",
+    ),
+    _rule(
+        "unpack-no-lanes",
+        "there is nothing to unpack",
+        "`unpack` takes the lanes of a packed value apart. A storage element with one element has none.",
+        "- weight: unpack(int8)",
+        "- weight: pack(n, int8) | unpack(int8)",
+    ),
+    _rule(
+        "unpack-no-place",
+        "no dim takes the lanes in",
+        "A lane goes behind the digit of its axis that it continues. If no dim holds that digit, the author has to say where the elements go.",
+        "- weight: unpack(int8)",
+        "- weight: relayout int4[n, k] in int8[n, k]",
+    ),
+    _rule(
+        "unpack-not-by-value",
+        "the target does not hold every value",
+        "Unpacked elements are values. An unsigned byte has no -8, an integer no 1.5.",
+        "- weight: unpack(uint8)",
+        "- weight: unpack(int8)",
+    ),
+    _rule(
+        "widen-not-native",
+        "only a plain element can be widened",
+        "`widen` puts the bits of a torch dtype into a wider integer. Packed elements, and elements in a carrier, have no bits of their own there.",
+        "- weight: widen(int32, zero)",
+        "- weight: unpack(int8)",
+    ),
+    _rule(
+        "widen-not-integer",
+        "bits are widened into integers",
+        "A wider float would change what the bits mean; that is `cast`.",
+        "- scale: widen(float64, zero)",
+        "- scale: widen(int64, zero)",
+    ),
+    _rule(
+        "widen-not-wider",
+        "the target is not wider",
+        "`widen` adds bits above those of the element. Into the same width, the bits go by `bitcast`.",
+        "- scale: widen(int32, zero)",
+        "- scale: bitcast(int32)",
+    ),
+    _rule(
+        "relayout-digits",
+        "`relayout` to another logical tensor",
+        "`relayout` moves elements, each of which keeps its indices. Two types over different axes hold different tensors.",
+        "- weight: relayout int8[n, e]",
+        "- weight: relayout int8[k, n]",
+    ),
+    _rule(
+        "relayout-element",
+        "`relayout` to another element",
+        "Elements move, their values stay. A change of element is a `cast`, and stands on its own so that its rounding is seen.",
+        "- weight: relayout int8[n, k]",
+        "- weight: relayout int4[n, k] in int8[k, n]",
+    ),
+    _rule(
+        "relayout-format",
+        "`relayout` into a memory format",
+        "The cast to FRACTAL_NZ is made by the device, so it is a step that the plan shows.",
+        "- weight: relayout int8[n, k] over nz[n, k]",
+        "- weight: nz",
+    ),
+    _rule(
+        "movement-on-nz",
+        "this cannot be done to a FRACTAL_NZ value",
+        """FRACTAL_NZ stores blocks of 16 rows. torch shows the dims as before, but neither strides nor neighbours are what they seem, so a view, a copy or
+        a pack there gives garbage without an error. Everything else comes before `nz`.""",
+        "- weight: nz | pack(n, int8)",
+        "- weight: pack(n, int8) | nz",
+    ),
+    _rule(
+        "nz-not-contiguous",
+        "`nz` of a transposed view",
+        """The format cast reads memory in the order of the dims. On a view it either copies silently or reads the wrong order; real code did the latter.""",
+        "- weight: transpose(k, n) | nz",
+        "- weight: transpose(k, n) | contiguous | nz",
+    ),
+    _rule(
+        "nz-dtype",
+        "this dtype has no FRACTAL_NZ form",
+        "The device casts 1-, 2- and 4-byte dtypes only, and float32 only where the dtype of the activation is given.",
+        "- scale: nz",
+        "- weight: nz",
+    ),
+    _rule(
+        "nz-rank",
+        "FRACTAL_NZ needs two dims",
+        "The last two dims in memory are cut into blocks; a vector has nothing to cut.",
+        "- bias: nz",
+        "- weight: nz",
+    ),
+    _rule(
+        "pad-multiple",
+        "a padding that cuts through a digit",
+        "A dim that counts groups of 32 can grow by whole groups only.",
+        "- scale: pad(k, 48, 0)",
+        "- scale: pad(k, 64, 0)",
+    ),
+    _rule(
+        "pad-not-top",
+        "the padded axis does not lead its dim",
+        "The holes of a padding lie behind all elements. Inside a merged dim they would move every element after the first row.",
+        "- scale: view [(e, n)] | pad(n, 16, 0)",
+        "- scale: pad(n, 16, 0) | view [(e, n)]",
+    ),
+    _rule(
+        "pad-twice",
+        "the axis is padded already",
+        "One axis has one capacity. A second padding would need to know which holes the first one made.",
+        "- scale: pad(k, 64, 0) | pad(k, 128, 0)",
+        "- scale: pad(k, 128, 0)",
+    ),
+    _rule(
+        "unbind-not-a-dim",
+        "the axis is not a dim of its own",
+        """A list has one tensor per index, which needs a dim with that axis alone. Unbinding what a merge had swallowed gave slices of another axis in real
+        code, with the right shapes.""",
+        "- scales: scale | view [(e, n)] | unbind(e)",
+        "- scales: scale | view [e, n] | unbind(e)",
+    ),
+    _rule(
+        "unbind-not-slowest",
+        "the slices would be scattered",
+        "Each tensor of the list shares memory with the whole at an offset. If another dim is slower in memory, a slice is not one piece.",
+        "- experts: weight | transpose(n, e) | unbind(e)",
+        "- experts: weight | unbind(e)",
+    ),
+    _rule(
+        "unbind-padded",
+        "some slices hold no element",
+        "A padded axis has indices beyond its extent. Their slices would be tensors that mean nothing.",
+        "- experts: weight | pad(e, 16, 0) | unbind(e)",
+        "- experts: weight | unbind(e)",
+    ),
+    _rule(
+        "op-on-list",
+        "this op does not work on a list",
+        "Stages behind `unbind` are applied to every tensor of the list; a second `unbind` and `relayout` are not.",
+        "- parts: weight | unbind(e) | unbind(n)",
+        "- parts: weight | unbind(e)",
+    ),
+    _rule(
+        "is-not",
+        "the value has another type than stated",
+        "`is` costs nothing when the plan runs: it tells the reader what the value is, and the compiler what the author believes.",
+        "- weight: transpose(k, n) | is int8[n, k] in int8[k, n]",
+        "- weight: transpose(k, n) | contiguous | is int8[n, k] in int8[k, n]",
+    ),
+    _rule(
+        "call-of-packed",
+        "a kernel call on a packed or formatted value",
+        "A kernel that is called while loading takes whole elements in plain memory; what it would read otherwise is not what the type says.",
+        "- scale: widen(int64, zero) | call(npu_trans_quant_param, int64)",
+        "- scale: call(npu_trans_quant_param, int64)",
+    ),
+    _rule(
+        "call-not-contiguous",
+        "a kernel call on a view",
+        "The order in memory is part of what such a kernel reads.",
+        "- scale: transpose(k, n) | call(npu_trans_quant_param, int64)",
+        "- scale: transpose(k, n) | contiguous | call(npu_trans_quant_param, int64)",
+    ),
+)
+
+# ---- index math -------------------------------------------------------------------------------------------------------------------------------------
+
+MATH = (
+    _rule(
+        "free-index",
+        "nothing gives this index",
+        """An index on the right is on the left, or bound by a sum. A free one is a forgotten `sum` (the kernel then gets a bias with one dim too many) or a
+        forgotten index on the left.""",
+        "- bias[n]: float32(weight[n, k])",
+        "- bias[n]: sum[k](float32(weight[n, k]))",
+    ),
+    _rule(
+        "sum-bound-twice",
+        "a sum over an index of the left side",
+        """What stands on the left is fixed for each element of the result, so a sum cannot run over it, nor over a coarser or finer part of it. Mostly the
+        wrong axis is summed.""",
+        "- bias[n]: sum[n](float32(weight[n, k]))",
+        "- bias[n]: sum[k](float32(weight[n, k]))",
+    ),
+    _rule(
+        "index-twice",
+        "an index stands twice on the left",
+        "Each index of the result is a loop of its own; a square matrix has two axes.",
+        "- rotation[n, n]: left[n]",
+        "- rotation[n, m]: left[n] * right[m]",
+    ),
+    _rule(
+        "index-missing",
+        "a tensor is read without its indices",
+        "Index math reads one element at a time. Only a tensor with one element may be named bare.",
+        "- scale[n]: weight_scale * 2",
+        "- scale[n]: weight_scale[n] * 2",
+    ),
+    _rule(
+        "read-digits",
+        "a read with other indices than the tensor has",
+        """A read names the logical digits of the tensor, in any order: those of its declaration or of the step that computed it, never those of a view.
+        Dims of one index may be left out. A scale read per channel that is stored per group is found here.""",
+        "- scale[n]: weight_scale_second[n]",
+        "- scale[n, k//g]: weight_scale_second[n, k//g]",
+    ),
+    _rule(
+        "pick-out-of-range",
+        "a picked index may be out of range",
+        "`name[n = expression]` reads at a computed index. It must stay inside the axis for all sizes that meet `require`.",
+        "- next[n]: scale[n = n + 1]",
+        "- first[k]: scale[n = 0]",
+    ),
+    _rule(
+        "read-uninitialised",
+        "the values are not in the checkpoint",
+        "The parameter exists in this case, but no file holds it and no `init` fills it: whatever lies in memory would be read, which real code did.",
+        "input_offset: {type: int8[0], given: not ct}",
+        "input_offset: {type: int8[0], given: not ct, init: 0}",
+    ),
+    _rule(
+        "read-of-bits",
+        "the value is carried as bits",
+        "After `widen` or `bitcast` the integer that torch sees is not the value. Math comes before it.",
+        "- scale: widen(int64, zero)\n- twice[n]: scale[n] * 2",
+        "- twice[n]: scale[n] * 2\n- scale: widen(int64, zero)",
+    ),
+    _rule(
+        "read-of-opaque",
+        "opaque bytes have no values",
+        "What only a kernel understands can be moved and passed on, nothing else.",
+        "- twice[n]: compressed[n] * 2",
+        "- compressed: contiguous",
+    ),
+    _rule(
+        "read-of-list",
+        "math cannot read a list",
+        "A list has tensors, not elements. Math comes before `unbind`.",
+        "- parts: weight | unbind(e)\n- bias[n]: sum[k](parts[n, k])",
+        "- bias[e, n]: sum[k](weight[e, n, k])\n- parts: weight | unbind(e)",
+    ),
+    _rule(
+        "dtype-mismatch",
+        "an operator of two dtypes",
+        """Nothing is promoted silently: the order of rounding is part of a scheme, and a product in bfloat16 differs from one in float32 in a third of all
+        values.""",
+        "- scale[n]: weight_scale[n] * second[n]",
+        "- scale[n]: float32(weight_scale[n]) * second[n]",
+    ),
+    _rule(
+        "operator-dtype",
+        "the dtype has no such operator",
+        "Floats have `+ - * /`, integers `+ - * // % & << >>`; int4, the 4- and 8-bit floats and exponents have no arithmetic at all and are cast first.",
+        "- twice[n, k]: weight[n, k] * weight[n, k]",
+        "- twice[n, k]: float32(weight[n, k]) * float32(weight[n, k])",
+    ),
+    _rule(
+        "bits-width",
+        "bits of another width",
+        """`bits(T, x)` gives the same bits another meaning, so the widths are equal. Taking the bits of a bfloat16 as a 32-bit integer reads half a
+        neighbour.""",
+        "- code[n]: bits(uint8, scale[n])",
+        "- code: bitcast(int32)",
+    ),
+    _rule(
+        "literal-inexact",
+        "a literal that the dtype cannot hold",
+        "A literal takes the dtype of the other operand, if it is exact there: 0.1 is no float, 300 no int8.",
+        "- scaled[n]: scale[n] * 0.1",
+        "- scaled[n]: scale[n] * 0.125",
+    ),
+    _rule(
+        "literal-without-dtype",
+        "a literal alone has no dtype",
+        "A constant tensor needs a dtype, which no other operand gives it.",
+        "- zero[n]: 0",
+        "- zero[n]: float32(0)",
+    ),
+    _rule(
+        "cast-in-value",
+        "`value` is over the reals",
+        """`value` says what the tensors mean, as a mathematician would: nothing is rounded there. Casts and their order are what the steps are checked for.""",
+        "value:\n  W[n, k]: float32(weight[n, k]) * weight_scale[n]",
+        "value:\n  W[n, k]: weight[n, k] * weight_scale[n]",
+    ),
+    _rule(
+        "invariant-form",
+        "an invariant is an equation about a stored tensor",
+        "Invariants say which stored tensors repeat others, so that they can be checked, and filled in test data.",
+        "invariants:\n  - sum[k](weight[n, k]) > 0",
+        "invariants:\n  - scale_bias[n] == 8 * sum[k](W[n, k])",
+    ),
+    _rule(
+        "not-math",
+        "this is not index math",
+        """Index math has reads, numbers, sums, `+ - * / // % & << >>` and casts. Conditions stand in `a if case else b`; lists, texts and conditions have
+        no value here.""",
+        '- name[n]: "weight"',
+        "- zero[n]: float32(0)",
+    ),
+)
+
+# ---- forward and contracts --------------------------------------------------------------------------------------------------------------------------
+
+FORWARD = (
+    _rule(
+        "forward-unknown",
+        "this is not a forward",
+        "A forward is a list of kernel calls, or the word `external` where the consumer calls the kernels itself.",
+        "forward: none",
+        "forward: external",
+    ),
+    _rule(
+        "forward-returns-nothing",
+        "no line returns the result in some case",
+        "In every reachable case one line returns, or says that the consumer calls the kernels (`return: external`).",
+        "- y: npu_swiglu(x)",
+        "- return: npu_swiglu(x)",
+    ),
+    _rule(
+        "not-forward",
+        "index math in the forward",
+        "The forward becomes straight-line Python that calls kernels, once per token. What is computed from weights alone is a step, and runs once.",
+        "- return: npu_swiglu(weight[n, k])",
+        "- return: npu_swiglu(x)",
+    ),
+    _rule(
+        "inline-copies",
+        "a copy on every call",
+        "Between brackets in the forward stand only views, which cost nothing. Whatever copies is a step, so that it runs once when the layer is loaded.",
+        "- return: npu_swiglu((weight | contiguous))",
+        "- return: npu_swiglu((weight | bitcast(int32)))",
+    ),
+    _rule(
+        "argument-unknown",
+        "the kernel has no such argument",
+        "The names are those of the kernel's schema in torch_npu, in which a wrong one fails at the first call.",
+        "npu_weight_quant_batchmatmul(x, weight, scale, group_size=128)",
+        "npu_weight_quant_batchmatmul(x, weight, scale, antiquant_group_size=128)",
+    ),
+    _rule(
+        "contract-layout",
+        "the kernel wants another layout",
+        """A contract says what a kernel reads: element, storage, lanes, order of the dims and of memory, format. It is proved for all sizes against what
+        the steps make. Kernels do not check this: packed along k instead of n, or not transposed, they compute wrong numbers at full speed. The note
+        names the row of the contract and its source, so that a wrong row can be challenged.""",
+        "- weight: pack(k, int32)",
+        "- weight: transpose(k, n) | contiguous | pack(n, int32)",
+    ),
+    _rule(
+        "group-size",
+        "a group size that the kernel does not take",
+        "npu_weight_quant_batchmatmul takes per-group scales for groups that are multiples of 32, at least 32, and smaller than k.",
+        "group_size: {type: int, default: 16}",
+        "group_size: {type: int, default: 128}",
+    ),
+    _rule(
+        "nz-group-size",
+        "FRACTAL_NZ with a group size that the kernel does not take",
+        """With int4 weights in FRACTAL_NZ, npu_weight_quant_batchmatmul takes groups of 64 and 128 only; users met `antiquantGroupSize should be 128 or 64`
+        with the default of 256.""",
+        "- weight: transpose(k, n) | contiguous | nz",
+        "- weight: transpose(k, n) | contiguous | nz when group_size in [64, 128]",
+    ),
+    _rule(
+        "nz-alignment",
+        "FRACTAL_NZ with sizes that do not fill blocks",
+        "With int4 weights in FRACTAL_NZ, npu_weight_quant_batchmatmul wants k to be a multiple of the group size and n of 64.",
+        "output_size = 96",
+        "output_size = 128, or weight_nz_mode = 0",
+    ),
+    _rule(
+        "a8w4-k",
+        "a reduced axis that is too long for the kernel",
+        "npu_grouped_matmul with int8 tokens and int4 weights takes k up to 18432.",
+        "hidden_size = 20480",
+        "hidden_size = 7168",
+    ),
+    _rule(
+        "a8w4-group-size",
+        "a group size that the grouped matmul does not take",
+        "npu_grouped_matmul with int8 tokens, int4 weights and per-group scales is made for groups of 256.",
+        "group_size: {type: int, default: 128}",
+        "group_size: {type: int, default: 256}",
+    ),
+)
+
+# ---- liveness ---------------------------------------------------------------------------------------------------------------------------------------
+
+LIVENESS = (
+    _rule(
+        "read-after-delete",
+        "a deleted name is read",
+        "After `delete` the name is gone from the layer. A delete that stands too early, or has too wide a condition, is found here.",
+        "- delete: scale\n- bias[n]: scale[n] * 8",
+        "- bias[n]: scale[n] * 8\n- delete: scale",
+    ),
+    _rule(
+        "overwritten-unread",
+        "a loaded value is overwritten before it is read",
+        """The checkpoint holds the tensor and nothing ever looks at it: mostly the right side reads the wrong name. Real code computed an offset from the
+        scale, which is invisible as long as all offsets are 0.""",
+        "- input_offset[n]: input_scale[n]",
+        "- input_offset[n]: input_offset[n]",
+    ),
+    _rule(
+        "consumed-kept",
+        "a parameter is consumed and kept",
+        """The steps have used the parameter up, and nothing reads it again; kept, it costs memory on every card for as long as the model lives. Real code
+        kept the second scales of all experts.""",
+        "- scale[n, k//g]: weight_scale[n] * second[n, k//g]",
+        "- scale[n, k//g]: weight_scale[n] * second[n, k//g]\n- delete: second",
+    ),
+    _rule(
+        "loaded-unused",
+        "a parameter is loaded and not used",
+        "A note, not a fault: the checkpoint holds the tensor, so it must be declared. The consumer may read it, or nobody does.",
+        "params:\n  weight_offset: float32[n, 0]",
+        "params:\n  weight_offset: float32[n, 0]\nsteps:\n  - delete: weight_offset",
+    ),
+)
+
+# ---- plans ------------------------------------------------------------------------------------------------------------------------------------------
+
+PLANS = (
+    _rule(
+        "plan-syntax",
+        "this is not a plan",
+        "A plan is JSON as `layoutdsl compile` writes it: every key known, none missing, nothing twice.",
+        'load_plan("specs/w4a8_dynamic.linear.yaml")',
+        'load_plan("plan.json")',
+    ),
+    _rule(
+        "plan-version",
+        "a plan of another version",
+        "The meaning of a plan's instructions belongs to its version. A program that does not know it must not guess.",
+        '"version": 2',
+        '"version": 1',
+    ),
+    _rule(
+        "plan-hash",
+        "the plan is not what was written",
+        "The hash covers the whole plan. A plan changed by hand, or cut off by a full disk, has not been proved.",
+        "a plan with an edited size",
+        "the spec compiled again",
+    ),
+    _rule(
+        "plan-invalid",
+        "a plan that contradicts itself",
+        """A plan is checked before it runs, whoever wrote it: values are defined before they are used, types fit their storages, moves keep the logical
+        tensor. So what runs it stays inside its tensors.""",
+        "an extent of -1",
+        "the spec compiled again",
+    ),
+    _rule(
+        "size-missing",
+        "a size of the layer is not known",
+        "A plan serves all sizes; shapes and memory need numbers.",
+        'plan.bind({"input_size": 192})',
+        'plan.bind({"input_size": 192, "output_size": 96})',
+    ),
+    _rule(
+        "size-unknown",
+        "the plan has no such size",
+        "Sizes are named by the kind of layer. A misspelt one would leave the right one unset.",
+        'plan.bind({"in_features": 192, "output_size": 96})',
+        'plan.bind({"input_size": 192, "output_size": 96})',
+    ),
+    _rule(
+        "size-invalid",
+        "a size is a positive integer",
+        "Sizes count elements of this partition: neither floats, nor texts, nor zero.",
+        'plan.bind({"input_size": 192.0, "output_size": 96})',
+        'plan.bind({"input_size": 192, "output_size": 96})',
+    ),
+    _rule(
+        "size-unsolved",
+        "the shapes do not determine a size",
+        "Without sizes they are solved from the shapes of all tensors together, and never guessed. If no tensor shows one, it has to be said.",
+        "plan.run(tensors)",
+        "plan.bind(sizes).run(tensors)",
+    ),
+    _rule(
+        "limit-broken",
+        "the kernel is not made for these sizes",
+        """A warning: the layout is right, but the kernel's document names a condition that these sizes or this config do not meet. It may refuse, or be
+        wrong; the note says where the condition is from.""",
+        "group_size = 256 with FRACTAL_NZ",
+        "group_size = 128",
+    ),
+)
+
+# ---- running ----------------------------------------------------------------------------------------------------------------------------------------
+
+RUNTIME = (
+    _rule(
+        "tensor-missing",
+        "a tensor of the layer is missing",
+        "The checkpoint must hold every parameter that has no default. An absent one would leave whatever lies in memory.",
+        'plan.run({"weight": weight})',
+        'plan.run({"weight": weight, "weight_scale": scale})',
+    ),
+    _rule(
+        "tensor-unexpected",
+        "a tensor that the layer does not have",
+        "What is not declared would be dropped silently: often it is the one that another config needs (another version, another strategy).",
+        'plan.run({"weight": weight, "scale": scale})',
+        'plan.run({"weight": weight, "weight_scale": scale})',
+    ),
+    _rule(
+        "tensor-dtype",
+        "a tensor of another dtype",
+        "Bits mean what their dtype says. Loading float32 into a bfloat16 parameter rounds, loading packed bytes as values is noise.",
+        "weight_scale: float16",
+        "weight_scale: bfloat16, or params_dtype=float16",
+    ),
+    _rule(
+        "tensor-shape",
+        "a tensor of another shape",
+        """Shapes follow from the types and the sizes. A difference of a factor 2 is mostly packing (`version`), a difference in the number of groups
+        `group_size`.""",
+        "weight: [96, 192] for int4 packed in pairs along n",
+        "weight: [48, 192], or another `version`",
+    ),
+    _rule(
+        "tensor-device",
+        "the tensors are on several devices",
+        "A plan runs where its tensors are. Copies between devices are the caller's decision.",
+        'plan.run({"weight": weight.cpu(), "weight_scale": scale.npu()})',
+        'plan.run({"weight": weight.npu(), "weight_scale": scale.npu()})',
+    ),
+    _rule(
+        "already-applied",
+        "the plan was applied to this module already",
+        "Applied twice, weights would be transposed and packed twice, with the right shapes in the square case. Load the checkpoint again first.",
+        "plan.apply(layer)\nplan.apply(layer)",
+        "plan.apply(layer)",
+    ),
+    _rule(
+        "memory-exhausted",
+        "too little memory for the layer",
+        "The machine refused an allocation. With `--donate`, tensors are freed as soon as they are used.",
+        "layoutdsl apply in.safetensors -o out.safetensors ...",
+        "layoutdsl apply in.safetensors -o out.safetensors ... --donate",
+    ),
+    _rule(
+        "torch-missing",
+        "torch or safetensors is not installed",
+        "Checking and compiling work without torch; running a plan does not.",
+        "pip install layoutdsl",
+        "pip install layoutdsl[torch]",
+    ),
+    _rule(
+        "torch-dtype-missing",
+        "this torch is too old for a dtype",
+        "The plan needs a dtype that the installed torch lacks, such as the 8-bit floats or exponents.",
+        "torch 2.1",
+        "torch 2.7 or later",
+    ),
+    _rule(
+        "torch-dtype-unknown",
+        "a torch dtype that the language does not have",
+        "Complex numbers, quantized dtypes and the like are no storage of a checkpoint that a spec can describe.",
+        "weight: torch.complex64",
+        "weight: torch.int8",
+    ),
+    _rule(
+        "torch-npu-missing",
+        "torch_npu cannot be loaded",
+        "Formats and kernels of the device need torch_npu with CANN. On a CPU, plans run without them.",
+        "plan.run(tensors) on an npu device without CANN",
+        "plan.run(tensors) on a CPU",
+    ),
+    _rule(
+        "kernel-missing",
+        "a kernel that does not exist on this device",
+        "The plan calls a kernel while loading, and the device where the tensors are has none of that name.",
+        "plan.run(tensors) on a CPU",
+        "plan.run(tensors) on an npu device with torch_npu",
+    ),
+)
+
+# ---- command line -----------------------------------------------------------------------------------------------------------------------------------
+
+COMMANDS = (
+    _rule(
+        "spec-unknown",
+        "no bundled spec of this name",
+        "A spec is named by its scheme as checkpoints spell it, or by a path; a path has a `/` or ends in `.yaml`.",
+        "layoutdsl explain W4A8DYNAMIC",
+        "layoutdsl explain W4A8_DYNAMIC.linear",
+    ),
+    _rule(
+        "layer-missing",
+        "the scheme has several layers, or not this one",
+        "One scheme has a spec per kind of layer.",
+        "layoutdsl explain W4A8_DYNAMIC",
+        "layoutdsl explain W4A8_DYNAMIC.moe",
+    ),
+    _rule(
+        "layer-differs",
+        "the file is for another layer",
+        "A path and a layer are given, and the file says something else. One of the two is a mistake.",
+        'load_spec("specs/w4a8_dynamic.moe.yaml", layer="linear")',
+        'load_spec("specs/w4a8_dynamic.moe.yaml", layer="moe")',
+    ),
+    _rule(
+        "subject-unknown",
+        "there is no page of this name",
+        "`explain` takes a spec, a rule (the code in brackets behind `error`) or an op.",
+        "layoutdsl explain packing",
+        "layoutdsl explain pack",
+    ),
+    _rule(
+        "file-not-safetensors",
+        "the file is not a safetensors file",
+        "Checkpoints are read as safetensors, whose header says what each tensor is. Pickled files may run code when they are read, and are not.",
+        "layoutdsl apply model.bin -o out.safetensors ...",
+        "layoutdsl apply model.safetensors -o out.safetensors ...",
+    ),
+    _rule(
+        "file-unwritable",
+        "the file cannot be written",
+        "The folder does not exist, the disk is full, or writing there is not allowed. Nothing was left behind.",
+        "-o missing/out.safetensors",
+        "-o out.safetensors",
+    ),
+)
+
 # ---- all --------------------------------------------------------------------------------------------------------------------------------------------
 
 GROUPS: dict[str, tuple[Rule, ...]] = {
@@ -294,6 +1425,16 @@ GROUPS: dict[str, tuple[Rule, ...]] = {
     "yaml": YAML,
     "shape": SHAPE,
     "expressions": EXPRESSIONS,
+    "names and config": NAMES,
+    "cases": CASES,
+    "types": TYPES,
+    "steps": STEPS,
+    "index math": MATH,
+    "forward and contracts": FORWARD,
+    "liveness": LIVENESS,
+    "plans": PLANS,
+    "running": RUNTIME,
+    "command line": COMMANDS,
 }
 
 RULES: dict[str, Rule] = {rule.code: rule for group in GROUPS.values() for rule in group}

@@ -398,9 +398,12 @@ def format_text(kind: TensorType) -> str:
 
 def type_text(space: Space, kind: TensorType) -> str:
     """A type in the notation of the language."""
-    logical = ", ".join(digit_text(space, digit) for digit in kind.logical) if kind.logical else "0"
-    text = f"{element_text(kind.element)}[{logical}]"
     dims = dims_text(space, kind.dims)
+    logical = ", ".join(digit_text(space, digit) for digit in kind.logical) if kind.logical else "0"
+    # A native tensor of one digit per dim needs no `in`: its dims say both, entries of one element included.
+    if kind.carriage == "native" and all(len(dim) <= 1 for dim in kind.dims) and tuple(d for dim in kind.dims for d in dim) == kind.logical:
+        logical = dims or "0"
+    text = f"{element_text(kind.element)}[{logical}]"
     nz = "" if kind.format == ND else "nz" if kind.format == 32 else f"nz({kind.format})"
     if kind.carriage != "native" or dims != logical or not kind.contiguous or nz:
         lanes = " | " + ", ".join(digit_text(space, digit) for digit in kind.lanes) if kind.lanes else ""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from layoutdsl.ir.layout import Digit, Dim, Reject, Space, TensorType, stored_digits
+from layoutdsl.ir.layout import Digit, Dim, Reject, Space, TensorType, merge, stored_digits
 from layoutdsl.ir.symbolic import Size
 
 ParameterKind = Literal["dim", "axis", "storage", "element", "size", "int", "word", "dims", "type", "kernel"]
@@ -118,14 +118,9 @@ def need_nd(kind: TensorType, what: str) -> None:
 
 
 def last_run(kind: TensorType) -> Dim:
-    """The last dim as seen, without extents of 1 behind its last digit, and that digit merged with those that it continues."""
+    """The last dim as seen, its digits merged; extents of 1 stay only where nothing else is."""
     dim = kind.dims[-1] if kind.dims else ()
-    while len(dim) > 1 and dim[-1].unit:
-        dim = dim[:-1]
-    while len(dim) > 1 and (dim[-2].axis, dim[-2].div) == (dim[-1].axis, dim[-1].div * dim[-1].ext):
-        major, minor = dim[-2:]
-        dim = (*dim[:-2], Digit(minor.axis, minor.div, major.ext * minor.ext, major.top))
-    return dim
+    return tuple(merge(dim)) or dim
 
 
 # --- bound types, for meanings: every divisor and extent is a number ---------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ class Bitcast(Op):
             raise Reject("bitcast-by-value", f"a bit view of another width: {carried}, so its bytes are not packed", helps=["`pack` first"])
         if not kind.contiguous and kind.order[-1] != len(kind.dims) - 1:
             where = dims_text(space, [kind.dims[d] for d in kind.order])
-            raise Reject("bitcast-not-fastest", f"the last dim is not the fastest in memory, which lies as [{where}]", helps=["write `contiguous` before it"])
+            message = f"`bitcast({new.name})` joins neighbours of the last dim, which is not the fastest in memory"
+            raise Reject("bitcast-not-fastest", message, [f"in memory it is [{where}]"], ["write `contiguous` before it"])
         if kind.contiguous:
             kind = with_dims(kind, kind.dims)  # dims of one index may stand anywhere in memory; the lanes that follow may not
         return _wider(space, kind, new.name, new.bits // old.bits) if new.bits > old.bits else _narrower(space, kind, new.name, old.bits // new.bits)
@@ -94,7 +95,7 @@ def _wider(space: Space, kind: TensorType, storage: str, ratio: int) -> TensorTy
     if parts is None:
         name, extent = letter(last.axis), space.text(last.ext)
         need = f"{name.upper()} % {space.text(last.div * ratio)} == 0" if last.top else f"{extent} % {ratio} == 0"
-        message = f"`bitcast({storage})` needs `{need}`, which nothing guarantees"
+        message = f"`bitcast({storage})` joins {ratio} {kind.storage} along `{name}`, which needs `{need}`, and nothing guarantees it"
         space.need(space.facts.divisible(last.ext, ratio), "bitcast-indivisible", message, [f"add `{need}` to `require`"])
         raise AssertionError("a refused proof")
     major, minor = parts

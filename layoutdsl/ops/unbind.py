@@ -37,7 +37,7 @@ class Unbind(Op):
         if kind.format and place in kind.order[-2:]:
             raise Reject("movement-on-nz", f"`{letter(axis)}` is one of the two blocked dims of a FRACTAL_NZ value", helps=["`unbind` before `nz`"])
         slowest = next((d for d in kind.order if not all(digit.unit for digit in kind.dims[d])), place)
-        if place not in (slowest, kind.order[0]):
+        if slowest != place and not kind.dims[place][0].unit:
             raise Reject(
                 "unbind-not-slowest", f"`{letter(axis)}` is not the slowest dim in memory, so its slices are scattered", helps=["write `contiguous` before it"]
             )

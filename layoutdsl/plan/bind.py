@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.dtypes import STORAGES, carriage_of
 from layoutdsl.plan.model import Compute, Digit, Input, Instruction, Move, Opaque, Output, Pad, Plan, TensorType
+from layoutdsl.plan.schedule import reads, sliceable
 from layoutdsl.plan.sizes import SizeExpr, evaluate, names_in, size_text
 
 Evaluate = Callable[[Any], Any]
@@ -208,8 +209,10 @@ def _check(plan: Plan) -> None:
         _check_type(node.type, axes, place)
         if isinstance(node, Compute):
             _check_sums(node.expr, _all_digits(node.type), place)
-        if isinstance(node, (Move, Opaque)):
+        if isinstance(node, Move) or (isinstance(node, Opaque) and node.function == "format_cast"):
             _check_same_tensor(types[node.of], node.type, axes, place)
+        if not isinstance(node, Input):
+            _check_lists(node, types, axes, place)
         if isinstance(node, Move) and node.alias == "must" and _bytes(types[node.of], axes) != _bytes(node.type, axes):
             _invalid(place, f"it must share the memory of `{node.of}`, which has {_bytes(types[node.of], axes)} bytes, but has {_bytes(node.type, axes)}")
         types[node.id] = node.type
@@ -269,6 +272,18 @@ def _check_sums(expr: tuple[Any, ...], loops: tuple[Digit, ...], place: str) -> 
             for operand in operands:
                 if isinstance(operand, tuple):
                     _check_sums(operand, loops, place)
+
+
+def _check_lists(node: Instruction, types: Mapping[str, TensorType], axes: Mapping[str, int], place: str) -> None:
+    """A move turns a tensor into the list of its slices, which lie one behind the other; nothing else makes a list, and a list stays one."""
+    sources = [types[name] for name in reads(node)]
+    if isinstance(node, Compute) or all(source.listed == node.type.listed for source in sources):
+        if isinstance(node, Compute) and (node.type.listed or any(source.listed for source in sources)):
+            _invalid(place, "an expression neither reads nor makes a list")
+        return
+    axis = node.type.listed
+    if isinstance(node, Opaque) or sources[0].listed or (axes[axis] != 1 and not sliceable(sources[0], axis, axes[axis])):
+        _invalid(place, f"its source is no tensor whose slices along `{axis or sources[0].listed}` lie one behind the other")
 
 
 def _check_same_tensor(source: TensorType, target: TensorType, axes: Mapping[str, int], place: str) -> None:

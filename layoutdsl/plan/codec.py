@@ -47,6 +47,8 @@ Json = Any
 DEPTH = 64
 """How deep a plan may be nested: far above any real expression, far below Python's recursion limit."""
 LARGEST = 2**63
+# torch's name of an operator that writes to its argument ends in an underscore.
+_KERNEL = re.compile(r"\w+::\w*[A-Za-z0-9]", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.']*", re.ASCII)
 
 
@@ -587,7 +589,9 @@ def _check_instruction(plan: Plan, node: Instruction, values: Mapping[str, Tenso
         _check_expr(plan, node.expr, values, place)
         return
     source = _check_defined(node.of, values, place)
-    if isinstance(node, Opaque) and replace(node.type, format=source.format) != source:
+    if isinstance(node, Opaque) and node.function == "kernel" and not _KERNEL.fullmatch(str(dict(node.arguments).get("kernel"))):
+        _invalid(place, "a kernel is named `namespace::name`, and does not write to its argument")
+    if isinstance(node, Opaque) and node.function == "format_cast" and replace(node.type, format=source.format) != source:
         _invalid(place, "a format cast changes the format and nothing else")
     if isinstance(node, Move) and node.type.element != source.element:
         _invalid(place, f"a move keeps the element: `{source.element}` does not become `{node.type.element}`")

@@ -130,7 +130,7 @@ def _code(plan: Plan, device_formats: bool) -> tuple[Code, dict[str, str]]:
     share: set[str] = set()
     for node in plan.code:
         node = _renamed(replace(node, type=plain(node.type)), renamed)
-        if isinstance(node, Opaque) and not device_formats:
+        if isinstance(node, Opaque) and node.function == "format_cast" and not device_formats:
             renamed[node.id] = node.of
             continue
         if isinstance(node, Move) and (node.alias == "must" or (node.alias == "may" and same_memory(types[node.of], node.type))):
@@ -202,12 +202,12 @@ def _int(size: Any) -> int:
 
 def _with_early_reads(code: Code) -> Code:
     """Let math read the earliest version of a tensor that it can, so that the moves in between need not exist for it."""
-    moves = {node.id: node for node in code.nodes if isinstance(node, (Move, Opaque))}
+    moves = {node.id: node.of for node in code.nodes if isinstance(node, Move) or (isinstance(node, Opaque) and node.function == "format_cast")}
 
     def earliest(value: str) -> str:
         best, kind = value, code.types[value]
         while value in moves:
-            value = moves[value].of
+            value = moves[value]
             if _readable(code.types[value], kind):
                 best = value
         return best
@@ -286,14 +286,15 @@ def stream_axis(code: Code, axes: Mapping[str, int]) -> str | None:
 
 def _streams(nodes: Sequence[Instruction], used: Sequence[TensorType], axis: str, extent: int) -> bool:
     having = [kind for kind in used if has_axis(kind, axis)]
-    if not all(_sliceable(kind, axis, extent) for kind in having):
+    if not all(sliceable(kind, axis, extent) for kind in having):
         return False
     if any(axis in _bound_axes(node.expr) for node in nodes if isinstance(node, Compute)):
         return False
     return any(len({digit.axis for digit in _type_digits(kind) if digit.ext != 1} - {axis}) >= 2 for kind in having)
 
 
-def _sliceable(kind: TensorType, axis: str, extent: int) -> bool:
+def sliceable(kind: TensorType, axis: str, extent: int) -> bool:
+    """Is the value a list along the axis, or do its slices along the axis, unpadded and uncut, lie one behind the other?"""
     if any(pad.axis == axis for pad in kind.pads) or kind.listed not in ("", axis):
         return False
     digits = [digit for digit in _type_digits(kind) if digit.axis == axis]

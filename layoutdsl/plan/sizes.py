@@ -14,6 +14,10 @@ from typing import Any, Union
 SizeExpr = Union[int, str, tuple[Any, ...]]
 
 
+LARGEST_FACTORED = 2**40
+"""`near_square` tries divisors one by one; no layer comes near this size."""
+
+
 def _exact(left: int, right: int) -> int:
     if left % right:
         raise ValueError(f"{left} is not a multiple of {right}")
@@ -22,6 +26,8 @@ def _exact(left: int, right: int) -> int:
 
 def near_square(size: int) -> int:
     """The largest divisor of ``size`` that is at most its square root. Source: vllm-ascend's FlatQuant scheme (facts: catalogue, L-W4A4FLAT)."""
+    if size > LARGEST_FACTORED:
+        raise ValueError(f"{size} is too large to look for its divisors")
     return next(divisor for divisor in range(isqrt(size), 0, -1) if size % divisor == 0)
 
 

@@ -1,11 +1,12 @@
 """Expressions over digits, evaluated with torch: broadcasts, gathers, elementwise arithmetic, sums.
 
-Runs a plan's ``Compute``. Every loop of an expression (the digits of its type, and those that a ``sum`` binds) becomes one or more atoms, one tensor dimension each, cut
-where the operands' digits are; an operand is a strided view over the atoms (extent 1 where it does not depend on one), so ``scale[n, k//32]`` is broadcast, not
-repeated. Operands whose digits do not nest with the loops (a partial last group) are gathered by index.
+Runs a plan's ``Compute``. Every loop of an expression (the digits of its type, and those that a ``sum`` binds) becomes one or more atoms, one tensor dimension
+each, cut where the operands' digits are; an operand is a strided view over the atoms (extent 1 where it does not depend on one), so ``scale[n, k//32]`` is
+broadcast, not repeated. Operands whose digits do not nest with the loops (a partial last group) are gathered by index.
 
-Invariants: no full-size intermediate: bodies of sums and elementwise expressions are evaluated in tiles; only sums and operands are whole. Movement, elementwise
-arithmetic and integer sums give the same bits in any tile. A float ``sum`` in exact mode has the bits of one torch.sum over the whole C-contiguous body (see ``_blocks``).
+Invariants: no full-size intermediate: bodies of sums and elementwise expressions are evaluated in tiles; only sums and operands are whole. Movement,
+elementwise arithmetic and integer sums give the same bits in any tile. A float ``sum`` in exact mode has the bits of one torch.sum over the whole C-contiguous
+body (see ``_blocks``).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from layoutdsl.runtime.move import fill_holes
 Mode = Literal["exact", "fast"]
 # Elements of a tile: 4 MiB of float32, measured best for sums over 4096 to 16384 rows.
 TILE = 1 << 20
-# Columns that torch's outer sums treat alike: any part of a multiple of this many columns has the bits of the whole (32 would do for 4-byte floats, 64 for 2-byte).
+# Torch sums columns in vectors from the left: parts of a multiple of this many columns have the bits of the whole (32 do for float32).
 COLUMNS = 64
 
 _BINARY: dict[str, Callable[..., torch.Tensor]] = {
@@ -110,9 +111,9 @@ class _Scope:
 def compute(instruction: Compute, values: Mapping[str, tuple[torch.Tensor, TensorType]], extents: Mapping[str, int], out: torch.Tensor, mode: Mode) -> None:
     """Evaluate an expression into ``out`` (allocated as ``instruction.type``).
 
-    values: by id, each with its type (no lanes of less than a byte). extents: true extents of the axes; loops beyond them are holes and get the fill. mode: ``exact``
-    or ``fast``, see docs on float sums.
-    Raises: ValueError where the expression is not well typed (operands of different dtypes, an index that no loop determines, a result that ``out`` cannot hold).
+    values: by id, each with its type (no lanes). extents: true extents of the axes; loops beyond them are holes and get the fill.
+    mode: ``exact``, or ``fast``, where a sum of a weight times scales is taken group by group, exact within a group.
+    Raises: ValueError for an expression that is not well typed (operands of two dtypes, an index that no loop determines, a result that ``out`` cannot hold).
     """
     kind = instruction.type
     if out.numel():
@@ -126,14 +127,14 @@ def compute(instruction: Compute, values: Mapping[str, tuple[torch.Tensor, Tenso
 
 
 def _operand(tensor: torch.Tensor, kind: TensorType) -> _Operand:
+    if any(lane.ext != 1 for lane in kind.lanes):
+        raise ValueError("compute reads one element per storage element; lanes are moved apart first")
     places = []
     for dim, stride in zip(kind.dims, tensor.stride()):
         for digit in reversed(dim):
             if digit.ext != 1:
                 places.append(_Place(digit.axis, _int(digit.div), _int(digit.ext), stride))
             stride *= _int(digit.ext)
-    if kind.lanes and kind.element_bits < 8:
-        raise ValueError("compute cannot read lanes of less than a byte")
     return _Operand(tensor.detach(), tuple(places), kind.excess)
 
 
@@ -329,9 +330,9 @@ def _parts(loop: _Loop, step: int, least: int) -> Iterator[_Loop]:
 def _blocks(loops: Sequence[_Loop], bound: set[tuple[str, int]]) -> Iterator[list[_Loop]]:
     """Tiles of a sum's body, such that the sum of each has the bits that it has in the sum of the whole (checked over thousands of shapes: tests/runtime).
 
-    torch sums each output by itself, but columns (loops after the last bound one) in vectors from the left: so columns are cut at multiples of ``COLUMNS``, the rest
-    stays with the last tile. A tile with one output would be summed by several threads in parts, which the whole is not: so no tile has one output. Loops between
-    bound ones are not cut, nor is a body whose loops cannot be: it is summed whole.
+    torch sums each output by itself, but columns (loops after the last bound one) in vectors from the left: so columns are cut at multiples of ``COLUMNS``, and
+    the rest stays with the last tile. A tile with one output would be summed by several threads in parts, which the whole is not: so no tile has one output.
+    Loops between bound ones are not cut; a body whose loops cannot be cut is summed whole.
     """
     places = [place for place, loop in enumerate(loops) if loop.key in bound and loop.ext != 1]
     if not places or prod(loop.ext for loop in loops) <= TILE:

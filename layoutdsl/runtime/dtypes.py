@@ -1,6 +1,6 @@
 """Names of storages and elements <-> torch dtypes.
 
-Between the names of ``layoutdsl.ir.dtypes`` and torch; read by every executor. A torch that lacks a dtype (2.7 lacks none of ours, older ones do) lacks its name here.
+Between the names of ``layoutdsl.ir.dtypes`` and torch; read by every executor. Where a torch lacks a dtype, the tables here lack its name.
 """
 
 from __future__ import annotations

@@ -214,12 +214,12 @@ class _Job:
     def alias(self, step: Step, operands: Mapping[str, torch.Tensor], types: Mapping[str, TensorType]) -> torch.Tensor | None:
         """The result of a step that writes into no memory of ours; None for all others."""
         node = step.node
-        if isinstance(node, Opaque):
-            return opaque(node, operands[node.of])
-        if not step.share or not isinstance(node, Move):
-            return None
         with _explained(step):
-            return restride(operands[node.of], types[node.of], node.type)
+            if isinstance(node, Opaque):
+                return _checked(opaque(node, operands[node.of]), node.type)
+            if step.share and isinstance(node, Move):
+                return restride(operands[node.of], types[node.of], node.type)
+        return None
 
     def fill(self, step: Step, operands: Mapping[str, torch.Tensor], types: Mapping[str, TensorType], extents: Mapping[str, int], out: torch.Tensor) -> None:
         node = step.node
@@ -238,6 +238,13 @@ def _explained(step: Step) -> Iterator[None]:
     except ValueError as error:
         message = f"the step `{step.node.step}` cannot be executed"
         raise DiagnosticError(Diagnostic(code="plan-invalid", message=message, where=f"value {step.node.id}", notes=(str(error),))) from error
+
+
+def _checked(tensor: torch.Tensor, kind: TensorType) -> torch.Tensor:
+    """What a kernel gave, if it is what the plan says it gives."""
+    if tuple(tensor.shape) != kind.shape or tensor.dtype != TORCH[kind.storage]:
+        raise ValueError(f"it gave {tensor.dtype} {list(tensor.shape)}, not {kind.storage} {list(kind.shape)}")
+    return tensor
 
 
 def _one(value: Value) -> torch.Tensor:

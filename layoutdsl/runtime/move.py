@@ -1,11 +1,11 @@
 """Movement of bound tensors: allocation, views of the same bytes, and the one kernel that copies between any two layouts of one logical tensor.
 
-Runs a plan's ``Move``; ``compute`` uses its allocation and its filling of holes. The kernel sees both sides as nested loops over common digits (atoms), reads elements
-as integers of their width, and nibbles as bytes: first, in the order of the source, nibbles are put where they belong, so that a packed result is transposed when it
-is already packed; then one permuted copy.
+Runs a plan's ``Move``; ``compute`` uses its filling of holes. The kernel sees both sides as nested loops over common digits (atoms), and reads elements as
+integers of their width, nibbles as bytes: first, in the order of the source, nibbles are put where they belong, so that what is packed is packed before it is
+transposed; then one permuted copy.
 
-Invariants: only integer views are read and written (NaN payloads and -0.0 survive), except for e2m1 that a float carries by value; scratch memory does not grow with the
-tensor, except where two layouts have no common digits or a pad changes inside a lane (``_copy_via_plain``). FRACTAL_NZ is the device's business and ignored here.
+Invariants: only integer views are read and written (NaN payloads and -0.0 survive), except for e2m1 that a float carries by value; scratch memory is bounded
+(3 MiB), except where two layouts have no common digits or a pad changes a lane (``_copy_via_plain``). FRACTAL_NZ is the device's business and ignored here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from layoutdsl.ir.dtypes import ELEMENTS, STORAGES, carriage_of
 from layoutdsl.plan.model import Digit, TensorType
 from layoutdsl.runtime.dtypes import SIGNED, UNITS, torch_dtype
 
-# Bytes of one tile and of its runs in the source: small enough for the caches, large enough that torch's cost per call does not show (measured on 28 MiB of nibbles).
+# Bytes of one tile and of its runs in the source: small enough for the caches, large enough that torch's cost per call does not show (measured on 28 MiB).
 TILE = 1 << 20
 NEAR = 2048
 # Elements from which a tile is worth the second pass of ``_permute``.
@@ -191,7 +191,10 @@ class _Loop:
 
 @dataclass(frozen=True, slots=True)
 class _Nest:
-    """Loops in source order, slowest first. lift: source stride of the digit that is the nibble number in the target; drop: target stride of the source's nibble number."""
+    """Loops in source order, slowest first.
+
+    lift: source stride of the digit that numbers the nibbles of a target byte. drop: target stride of the digit that numbers the nibbles of a source byte.
+    """
 
     loops: tuple[_Loop, ...]
     lift: int | None
@@ -325,7 +328,7 @@ def _recodes(source: TensorType, target: TensorType) -> bool:
 
 
 def _sides(source: TensorType, target: TensorType) -> tuple[_Side, _Side]:
-    """How to see the two memories: elements as integers of their width, nibbles as bytes, wider carriers whole where torch's conversion extends or narrows them."""
+    """How to see the two memories: elements as integers of their width, nibbles as bytes, wider carriers whole where torch's conversion extends them."""
     bits = source.element_bits
     if bits >= 8:
         # Of a zero-extended target only the low part is written: the rest is zero already.
@@ -348,7 +351,7 @@ def _capacity(kind: TensorType, axis: str) -> int:
 
 
 def _copy_via_plain(tensor: torch.Tensor, source: TensorType, target: TensorType, out: torch.Tensor) -> None:
-    """Through a layout with one digit per axis and one code per unit; for sides whose digits have no common refinement (``n//3`` against ``n//2``). Needs full copies."""
+    """Through a layout with one digit per axis and one code per unit, for sides whose digits do not nest (``n//3`` against ``n//2``). Makes full copies."""
     narrow, wide = _plain(source), _plain(target)
     steps = [source, narrow, wide, target] if narrow.shape != wide.shape else [source, narrow, target]
     for before, after in zip(steps, steps[1:]):
@@ -462,7 +465,7 @@ def _permute(read: torch.Tensor, written: torch.Tensor, stage: torch.Tensor) -> 
 
 
 def _copy_codes(read: torch.Tensor, written: torch.Tensor, nest: _Nest, sides: tuple[_Side, _Side], source: TensorType, target: TensorType) -> None:
-    """Move nibbles: in source order, tile by tile, gather the two nibbles of a target byte (lift) or take one of a source byte apart (drop), then permute bytes."""
+    """Move nibbles: in source order, tile by tile, gather the two of a target byte (lift) or take those of a source byte apart (drop), then permute bytes."""
     read, written = read.view(sides[0].unit), written.view(sides[1].unit)
     ours, theirs = [loop.source for loop in nest.loops], [loop.target for loop in nest.loops]
     rules = _rule(source), _rule(target)
@@ -492,7 +495,10 @@ def _bytes(tile: torch.Tensor) -> torch.Tensor:
 
 
 def _gather(halves: Sequence[torch.Tensor], half: int | None, whole: bool, tile: torch.Tensor, spare: torch.Tensor) -> bool:
-    """Fill ``tile`` from one or two source bytes; ``half``: which nibble of the source counts (None: the low one, or both if ``whole``). Returns: are both nibbles used?"""
+    """Fill ``tile`` from one or two source bytes. Returns: are both of its nibbles used?
+
+    half: which nibble of the source counts (None: the low one, or both if ``whole``).
+    """
     low = halves[0]
     if len(halves) == 1 and half is None and whole:
         tile.copy_(low)

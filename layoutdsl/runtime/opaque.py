@@ -12,7 +12,9 @@ def opaque(instruction: Opaque, tensor: torch.Tensor) -> torch.Tensor:
     """The result of ``instruction`` on ``tensor``.
 
     ``format_cast`` is the identity (the same tensor) on every device but ``npu``: other devices have no FRACTAL_NZ, and torch shows the same dims either way.
-    ``kernel`` calls an operator by name. Raises: ``kernel-missing`` where it is not registered, ValueError for a function that this version does not know; DiagnosticError ``torch-npu-missing``.
+    ``kernel`` calls an operator by name.
+    Raises: ValueError for a function that this version does not know; DiagnosticError ``kernel-missing`` (not registered, or not for this device),
+    ``torch-npu-missing``.
     """
     if instruction.function == "kernel":
         return _kernel(str(dict(instruction.arguments)["kernel"]), tensor)

@@ -36,7 +36,7 @@ LINEAR: dict[str, dict[str, Any]] = {
 
 # Imports once, then a fork for every measurement: each starts from the same clean memory. The fork comes before any thread of torch.
 PROGRAM = """
-import ctypes, json, os, sys
+import ctypes, functools, json, os, sys
 import torch
 import layoutdsl
 
@@ -55,9 +55,13 @@ def tensors(plan):
 def flat(values):
     return [tensor for value in values for tensor in (value if isinstance(value, list) else [value])]
 
-def measure(layer, config, sizes, options):
+@functools.cache
+def compiled(layer, config):
+    return layoutdsl.compile_spec("W4A8_DYNAMIC", layer=layer, config=json.loads(config), params_dtype="bfloat16")
+
+def measure(plan, sizes, options):
     torch.set_num_threads(2)
-    plan = layoutdsl.compile_spec("W4A8_DYNAMIC", layer=layer, config=config, params_dtype="bfloat16")
+    layer = plan.layer
     small = {**sizes, **({"num_experts": 2} if layer == "moe" else {}), **{name: 128 for name in sizes if name != "num_experts"}}
     first = plan.bind(small)
     first.run(tensors(first), **options)
@@ -74,11 +78,12 @@ def measure(layer, config, sizes, options):
     outputs = sum(size for place, size in made.items() if place not in before_ids)
     return {"peak": peak, "outputs": outputs, "temporary": peak - outputs}
 
-for case in json.load(sys.stdin):
+for layer, config, sizes, options in json.load(sys.stdin):
+    plan = compiled(layer, json.dumps(config))
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        os.write(write, json.dumps(measure(*case)).encode())
+        os.write(write, json.dumps(measure(plan, sizes, options)).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as answer:
@@ -106,8 +111,10 @@ def measured() -> dict[tuple[str, int | None, str], dict[str, int]]:
     for name, config in LINEAR.items():
         for mode in ("exact", "fast"):
             jobs[name, None, mode] = ("linear", config, {"input_size": K, "output_size": N}, {"math": mode})
-    # Every block of 64 KiB or more is mapped on its own and given back when it is freed: no cache of the allocator hides a peak.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(["", *sys.path])}
+    # Blocks of 64 KiB or more are mapped on their own and given back when they are freed, so that no cache of the allocator hides a peak; all that is
+    # allocated is written to at once, so that what is reserved early and used late counts too.
+    tuned = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_PERTURB_": "85"}
+    environment = {**os.environ, **tuned, "PYTHONPATH": os.pathsep.join(["", *sys.path])}
     done = subprocess.run([sys.executable, "-c", PROGRAM], input=json.dumps(list(jobs.values())), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return dict(zip(jobs, map(json.loads, done.stdout.splitlines()), strict=True))

@@ -85,6 +85,9 @@ def with_type(plan: Plan, **fields: Any) -> Plan:
     return replace(plan, inputs=(replace(first, type=replace(first.type, **fields)), *others), code=(), outputs=())
 
 
+LIST = Move("v4", "v0", kind("int4", (K,), storage="int8", listed="n"), "must", "")
+
+
 @pytest.mark.parametrize(
     "plan",
     [
@@ -101,6 +104,9 @@ def with_type(plan: Plan, **fields: Any) -> Plan:
         replace(PLAN, axes=(("n", ("-", "N", 100)), *PLAN.axes[1:])),
         replace(PLAN, code=(Compute("v4", kind("float32", (N,)), ("sum", (K,), (GROUPS,), BODY), ""),), outputs=()),
         replace(PLAN, code=(Move("v4", "v0", kind("int4", (N,), storage="int8"), "never", ""),), outputs=()),
+        replace(PLAN, code=(Move("v4", "v0", kind("int4", (N,), storage="int8", listed="k"), "must", ""),), outputs=()),
+        replace(PLAN, code=(LIST, Move("v5", "v4", kind("int4", (N,), (K,), storage="int8"), "never", "")), outputs=()),
+        replace(PLAN, code=(LIST, Compute("v5", kind("float32", (N,)), ("cast", "float32", ("at", "v4", ())), "")), outputs=()),
         replace(PLAN, outputs=(Output("number", "v2", "value", "exact", ""),)),
         replace(PLAN, code=(Move("v4", "v2", kind("float32", listed="n"), "must", ""),), outputs=(Output("list", "v4", "parameter", "exact", ""),)),
         replace(PLAN, code=(Move("v4", "v0", kind("int4", (N,), (GROUPS,), storage="int8"), "never", ""),), outputs=()),

@@ -137,6 +137,7 @@ CHANGES: dict[str, tuple[tuple[Any, ...], Any]] = {
     "unknown dtype": (("inputs", 0, "type", "storage"), "int7"),
     "unknown element": (("inputs", 0, "type", "element"), "int7"),
     "unknown opaque function": (("code", 2, "function"), "run"),
+    "a kernel without a name": (("code", 2, "function"), "kernel"),
     "unknown alias rule": (("code", 0, "alias"), "perhaps"),
     "unknown kind of output": (("outputs", 0, "kind"), "module"),
     "unknown promise": (("outputs", 0, "bits"), "most"),

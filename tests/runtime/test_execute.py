@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from layoutdsl.diagnostics import DiagnosticError
 from layoutdsl.plan.bind import bind
-from layoutdsl.plan.model import Compute, Digit, Move, Plan
+from layoutdsl.plan.model import Compute, Digit, Move, Opaque, Plan
 from layoutdsl.plan.schedule import reads, same_memory, schedule
 from layoutdsl.runtime.compute import compute
 from layoutdsl.runtime.dtypes import TORCH
@@ -266,6 +266,21 @@ def test_a_plan_that_cannot_be_executed() -> None:
     w.output("sum", w.compute(kind("float32", (N,)), ("+", at(w.input("a", kind("float32", (N,)))), ("const", "int8", 1))))
     with pytest.raises(DiagnosticError) as caught:
         run(bound(w), {"a": torch.ones(8)})
+    assert [d.code for d in caught.value.diagnostics] == ["plan-invalid"]
+
+
+@pytest.mark.parametrize(("type", "right"), [("float32", True), ("int32", False)])
+def test_kernels(type: str, right: bool) -> None:
+    w = Writer()
+    w.input("a", kind("float32", (N,)))
+    w.code.append(Opaque("v1", "kernel", "v0", kind(type, (N,)), (("kernel", "aten::neg"),), "negated"))
+    w.output("out", "v1")
+    given_a = {"a": torch.ones(8)}
+    if right:
+        assert torch.equal(tensor(run(bound(w), given_a)["out"]), -torch.ones(8))
+        return
+    with pytest.raises(DiagnosticError) as caught:
+        run(bound(w), given_a)
     assert [d.code for d in caught.value.diagnostics] == ["plan-invalid"]
 
 

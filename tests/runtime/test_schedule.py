@@ -103,6 +103,18 @@ def test_format_casts_vanish_without_a_device() -> None:
     assert [type(node) for node in nodes(schedule(plan, device_formats=True))] == [Opaque, Opaque]
 
 
+def test_kernels_run_on_whole_values() -> None:
+    w = Writer()
+    dense = w.move(w.input("weight", kind("int8", (E,), (N,), (K,))), kind("int8", (E,), (K,), (N,)), "never")
+    w.code.append(Opaque("v2", "kernel", dense, kind("float32", (E,), (N,)), (), ""))
+    w.output("out", w.move("v2", kind("float32", (E,), (N,)), "never"))
+    first, kernel, last = schedule(bound(w)).stages
+    assert isinstance(first, Loop)
+    assert isinstance(kernel, Step)
+    assert isinstance(kernel.node, Opaque)
+    assert isinstance(last, Step)
+
+
 def test_dead_code_is_gone() -> None:
     w = Writer()
     weight, unused = w.input("weight", ROWS), w.input("unused", ROWS)

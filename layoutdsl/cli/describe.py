@@ -1,0 +1,205 @@
+"""``layoutdsl describe SPEC``: the tensors that a checkpoint must hold, for those who write one."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from layoutdsl.cli import output
+from layoutdsl.cli.arguments import Parser, add_config, add_format, add_layer, add_sizes, config_of, config_texts, load, sizes_of
+from layoutdsl.cli.sheet import Sheet, arm_text, one_line, storage_words
+from layoutdsl.compiler.driver import compile_document, elaborate_one, worlds
+from layoutdsl.compiler.loaders import loader_attributes
+from layoutdsl.compiler.scope import SYMBOLIC, Context
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.ir.program import Parameter
+from layoutdsl.plan.bind import bind
+from layoutdsl.syntax.document import Document, NoValue
+
+World = Mapping[str, str]
+"""What decides a world: facet or config name, and case or value."""
+
+
+def options(parser: Parser) -> None:
+    parser.add_argument("spec", metavar="SPEC", help="an id (`W4A8_DYNAMIC.linear`) or a path")
+    add_layer(parser)
+    add_config(parser)
+    add_sizes(parser, "to print numbers")
+    add_format(parser)
+
+
+def run(arguments: Namespace) -> int:
+    texts, sizes = config_texts(arguments), sizes_of(arguments)
+    spec = load(arguments.spec, arguments.layer)
+    given = config_of(texts, spec)
+    document = spec.document
+    params_dtype = str(given.get("params_dtype", "bfloat16"))
+    if given.keys() - {"params_dtype"}:
+        sheets = [Sheet(elaborate_one(document, given), sizes)]
+        sheets[0].refuse_problems()
+        if sizes:
+            bind(compile_document(document, given), sizes)
+    else:
+        sheets = _all(document, params_dtype, sizes)
+    lines = [f"{spec.scheme}, {spec.layer}: {spec.title}", *([f"with params_dtype = {params_dtype}"] if "params_dtype" in spec.config_names else []), ""]
+    tables = _tables(sheets)
+    for i, (names, sheet) in enumerate(tables):
+        lines += [*([] if i == 0 else [""]), *_heading(names, len(tables), decided=bool(given.keys() - {"params_dtype"})), *_table(sheet)]
+    output.write("\n".join(output.escape(line) for line in lines) + "\n")
+    return 0
+
+
+def _all(document: Document, params_dtype: str, sizes: Mapping[str, int]) -> list[Sheet]:
+    """Every reachable world with this dtype."""
+    sheets = [Sheet(compiled, sizes) for compiled in worlds(document)]
+    sheets = [sheet for sheet in sheets if sheet.state.world.config.get("params_dtype", params_dtype) == params_dtype]
+    for sheet in sheets:
+        sheet.refuse_problems()
+    known = {symbol for sheet in sheets for context in sheet.contexts for extent in context.space.extents.values() for symbol in extent.symbols}
+    _check_sizes(sizes, sorted(known))
+    return sheets
+
+
+def _check_sizes(sizes: Mapping[str, int], known: Sequence[str]) -> None:
+    problems = []
+    for name, value in sizes.items():
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            helps = (f"a name like it is `{close[0]}`",) if close else (f"known: {', '.join(known)}",)
+            problems.append(Diagnostic(code="size-unknown", message=f"`{name}` is not a size of this spec", where=name, helps=helps))
+        elif value < 1:
+            problems.append(Diagnostic(code="size-invalid", message=f"the size `{name}` is {value}, which is not a positive integer", where=name))
+    if problems:
+        raise DiagnosticError(*problems)
+
+
+# ---- one table ---------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    cells: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _table(sheet: Sheet) -> list[str]:
+    rows = _rows(sheet)
+    cells = output.columns([("name", "dtype", "shape", "default", "loader attributes"), *(row.cells for row in rows)])
+    lines = [cells[0]]
+    for row, line in zip(rows, cells[1:]):
+        lines += [line, *(part for note in row.notes for part in output.wrapped(note, "      "))]
+    meaning = _meaning(sheet)
+    lines += ["", *(part for line in sheet.axes(" ".join(meaning)) for part in output.wrapped(line, "  "))]
+    return [*lines, *(["  meaning:"] if meaning else []), *(part for line in meaning for part in output.wrapped(line, "    "))]
+
+
+def _rows(sheet: Sheet) -> list[Row]:
+    return [_row(sheet, name, parameter) for name, parameter in sheet.state.parameters.items()]
+
+
+def _row(sheet: Sheet, name: str, parameter: Parameter) -> Row:
+    kind = parameter.value.type
+    default = parameter.default
+    text = "required" if default is None else "may be absent" if default == "uninitialised" else f"may be absent: {default}"
+    attributes = loader_attributes(parameter, sheet.document.layer.value, sheet.state)
+    shown = ", ".join(f"{attribute} = {value}" for attribute, value in attributes) or "-"
+    notes = [*storage_words(sheet, kind), *(["values > 0"] if parameter.positive else []), *([] if parameter.sharded else ["every rank holds all of it"])]
+    return Row((name, kind.storage, sheet.shape(kind), text, shown), tuple(notes))
+
+
+def _meaning(sheet: Sheet) -> list[str]:
+    document = sheet.document
+    if isinstance(document.value, NoValue):
+        return [f"none ({one_line(document.value.because.span)})" if document.value.because is not None else document.value.kind]
+    lines = []
+    for declaration in document.value:
+        for context in _contexts(sheet, declaration.target.name):
+            body = arm_text(context, declaration.body)
+            if body is not None:
+                lines.append(f"{context.member.expand(one_line(declaration.target.span))} = {body}")
+    for rule in document.invariants:
+        held = [context for context in sheet.contexts if context.holds(rule.condition)]
+        lines += [f"always: {context.member.expand(one_line(rule.expr.span))}" for context in held]
+    return list(dict.fromkeys(lines))
+
+
+def _contexts(sheet: Sheet, name: str) -> list[Context]:
+    return sheet.contexts if "<" in name else sheet.contexts[:1]
+
+
+# ---- which tables there are --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _heading(names: list[str], tables: int, *, decided: bool) -> list[str]:
+    if decided:
+        return [f"case: {names[0]}"] if names[0] else []
+    if tables == 1:
+        return ["in every case:"]
+    return [line for name in names for line in output.wrapped(f"case: {name}" if name else "in every case:", "")]
+
+
+def _tables(sheets: Sequence[Sheet]) -> list[tuple[list[str], Sheet]]:
+    """Equal tables once, each with the names of its cases."""
+    if len(sheets) == 1:
+        return [([", ".join(f"{facet}: {case}" for facet, case in sheets[0].cases())], sheets[0])]
+    groups: dict[tuple[object, ...], list[Sheet]] = {}
+    for sheet in sheets:
+        groups.setdefault((tuple(_rows(sheet)), tuple(_meaning(sheet)), tuple(sheet.axes())), []).append(sheet)
+    decided = {id(sheet): _decided(sheet, config=False) for sheet in sheets}
+    if not _separate(groups.values(), decided):
+        decided = {id(sheet): _decided(sheet, config=True) for sheet in sheets}
+    every = list(decided.values())
+    return [([box_text(box, every) for box in boxes([decided[id(sheet)] for sheet in group], every)], group[0]) for group in groups.values()]
+
+
+def _decided(sheet: Sheet, *, config: bool) -> World:
+    found = dict(sheet.cases())
+    if config:
+        found |= {name: "any" if value is SYMBOLIC else str(value) for name, value in sheet.state.world.config.items() if name != "params_dtype"}
+    return found
+
+
+def _separate(groups: Iterable[Sequence[Sheet]], decided: Mapping[int, World]) -> bool:
+    seen: list[World] = []
+    for group in groups:
+        own = [decided[id(sheet)] for sheet in group]
+        if any(world in seen for world in own):
+            return False
+        seen += own
+    return True
+
+
+Box = Mapping[str, tuple[str, ...]]
+"""Per name the values that are meant: all worlds that agree with every name."""
+
+
+def boxes(group: Sequence[World], every: Sequence[World]) -> list[Box]:
+    """Few boxes that hold the group's worlds and no other reachable one."""
+    values = {name: list(dict.fromkeys(world[name] for world in every if name in world)) for world in every for name in world}
+    found: list[Box] = []
+    for world in group:
+        if any(_inside(world, box) for box in found):
+            continue
+        box: dict[str, tuple[str, ...]] = {name: (value,) for name, value in world.items()}
+        for name in world:
+            for more in (tuple(values[name]), *((value,) for value in values[name])):
+                wide = {**box, name: tuple(value for value in values[name] if value in box[name] or value in more)}
+                if all(other in group for other in every if _inside(other, wide)):
+                    box = wide
+        found.append(box)
+    return found
+
+
+def _inside(world: World, box: Box) -> bool:
+    return all(world.get(name) in values for name, values in box.items())
+
+
+def box_text(box: Box, every: Sequence[World]) -> str:
+    """``source: packed; split: row``; names that may have any value are left out."""
+    parts = []
+    for name, values in box.items():
+        if {world[name] for world in every if name in world} - set(values):
+            parts.append(f"{name}: {' or '.join(values)}")
+    return "; ".join(parts)

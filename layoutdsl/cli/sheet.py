@@ -1,0 +1,195 @@
+"""One configuration as text: types, shapes and bytes in the letters of the spec, or with the numbers of ``--sizes``.
+
+Shared by ``explain`` and ``describe``; above the compiler, whose state it only reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from layoutdsl.compiler.driver import Compiled
+from layoutdsl.compiler.elaborate import Elaboration
+from layoutdsl.compiler.scope import Context
+from layoutdsl.diagnostics import DiagnosticError, Span
+from layoutdsl.ir.layout import Digit, Dim, Space, TensorType, type_text
+from layoutdsl.ir.symbolic import Size, format_size
+from layoutdsl.syntax.document import Document
+
+
+@dataclass(slots=True)
+class Sheet:
+    """A compiled world. sizes: numbers for some or all sizes."""
+
+    compiled: Compiled
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Elaboration:
+        return self.compiled.state
+
+    @property
+    def document(self) -> Document:
+        return self.state.world.document
+
+    @property
+    def contexts(self) -> list[Context]:
+        return list(self.state.contexts.values())
+
+    # -- types
+
+    def context(self, kind: TensorType) -> Context:
+        """The member whose letters the type is written in."""
+        axes = {digit.axis for dim in (*kind.dims, kind.lanes, kind.logical) for digit in dim}
+        return next((context for context in self.contexts if axes <= set(context.axes.values())), self.contexts[0])
+
+    def space(self, kind: TensorType) -> Space:
+        return self.context(kind).space
+
+    def type(self, kind: TensorType) -> str:
+        return type_text(self.space(kind), kind)
+
+    def shape(self, kind: TensorType) -> str:
+        return f"[{', '.join(self.size(_extent(dim), self.space(kind)) for dim in kind.dims)}]"
+
+    def size(self, size: Size, space: Space | None) -> str:
+        """A size as a number where all it needs is known, else in letters; in the names of the sizes without a space."""
+        if size.symbols <= self.sizes.keys():
+            return str(size.evaluate(self.sizes))
+        if self.sizes:
+            return format_size(size, {Size.of(name): str(value) for name, value in self.sizes.items()})
+        return space.text(size) if space is not None else format_size(size)
+
+    def bytes(self, kind: TensorType) -> Size:
+        """Bytes of one tensor, or of all tensors of a list."""
+        total = Size.of(kind.itemsize)
+        for dim in kind.dims:
+            total = total * _extent(dim)
+        return total * self.space(kind).extents[kind.listed] if kind.listed else total
+
+    # -- the world
+
+    def cases(self) -> list[tuple[str, str]]:
+        """Facet and case, for every facet."""
+        cases = self.state.world.cases
+        return [(facet.name.value, next(case.name.value for case in facet.cases if cases[case.name.value])) for facet in self.document.variants]
+
+    def axes(self, text: str = "") -> list[str]:
+        """What the capitals mean, and the names of ``let`` that ``text`` mentions; one line for all members, or one each where they differ."""
+        mentioned = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
+        lines = {context.member.name: ", ".join((*self._extents(context), *self._lets(context, mentioned))) for context in self.contexts}
+        if len(set(lines.values())) == 1:
+            return [next(iter(lines.values()))]
+        return [f"{name}: {line}" for name, line in lines.items()]
+
+    def _extents(self, context: Context) -> Iterator[str]:
+        for letter, axis in context.axes.items():
+            yield f"{letter.upper()} = {self._equal(context.space.extents[axis])}"
+
+    def _lets(self, context: Context, mentioned: set[str]) -> Iterator[str]:
+        for let in self.document.let:
+            if let.name.value in mentioned:
+                value = context.lookup(let.name.value, let.span)
+                yield f"{let.name.value} = {self._equal(value) if isinstance(value, Size) else value}"
+
+    def _equal(self, size: Size) -> str:
+        symbolic, text = format_size(size), self.size(size, None)
+        return symbolic if text == symbolic else f"{symbolic} = {text}"
+
+    def refuse_problems(self) -> None:
+        """Raise what is wrong with the spec in this world."""
+        problems = [p for p in (*self.state.problems, *self.compiled.forward.problems) if p.severity == "error"]
+        if problems:
+            raise DiagnosticError(*dict.fromkeys(problems))
+
+
+def _extent(dim: Dim) -> Size:
+    total = Size.of(1)
+    for digit in dim:
+        total = total * digit.ext
+    return total
+
+
+def one_line(span: Span) -> str:
+    """A text of the spec as one line."""
+    return " ".join(span.text.split())
+
+
+def arm_text(context: Context, cased: Any) -> str | None:
+    """The text of the alternative that holds, templates expanded; None where none does."""
+    body = context.arm(cased)
+    return None if body is None else context.member.expand(one_line(body.span))
+
+
+# ---- storage in words --------------------------------------------------------------------------------------------------------------------------------------
+
+UNITS = {1: "byte", 2: "halfword", 4: "word", 8: "doubleword"}
+
+
+def storage_words(sheet: Sheet, kind: TensorType) -> list[str]:
+    """How a stored tensor differs from the plain one of its dtype and shape."""
+    space = sheet.space(kind)
+    words = []
+    if kind.lanes:
+        words.append(_lanes(sheet, kind))
+    elif kind.carriage == "value":
+        words.append(f"one {kind.element.name} in each {kind.storage}, by value")
+    elif kind.carriage == "bits":
+        upper = {"zero": ", upper bits zero", "sign": ", upper bits copies of the sign", None: ""}[kind.extension]
+        words.append(f"{kind.storage} holds the bits of {kind.element.name}{upper}")
+    elif kind.element.name != kind.storage:
+        words.append(f"the values are {kind.element.name}")
+    if kind.element.excess:
+        words.append(f"stored is the value + {kind.element.excess}")
+    if not kind.contiguous:
+        words.append(f"in memory as [{_dims(space, [kind.dims[place] for place in kind.order])}]")
+    if kind.format:
+        words.append(f"in FRACTAL_NZ blocks of {kind.format} bytes")
+    words += [f"axis {pad.axis.rpartition('.')[2]} padded to {sheet.size(pad.capacity, space)} with {pad.fill}" for pad in kind.pads]
+    return words
+
+
+def _lanes(sheet: Sheet, kind: TensorType) -> str:
+    space, bits = sheet.space(kind), kind.element_bits
+    unit = UNITS.get(kind.itemsize, kind.storage)
+    element = _dims(space, [(digit,) for digit in kind.logical])
+    text = f"element [{element}] in lane {_lane_number(space, kind.lanes)} of {unit} [{_dims(space, kind.dims)}]; lane 0 = low bits, {bits} bits each"
+    order = _lane_order(kind.lanes)
+    return f"{text}; lanes 0, 1, ... hold {_dims(space, [_whole(kind.lanes)])} = {', '.join(map(str, order))}" if order else text
+
+
+def _lane_number(space: Space, lanes: Dim) -> str:
+    """``n%2``; of several digits each times what lies below it."""
+    parts: list[str] = []
+    factor = 1
+    for digit in reversed([digit for digit in lanes if not digit.unit]):
+        text = _dims(space, [(digit,)])
+        parts.insert(0, text if factor == 1 else f"{factor}*({text})")
+        factor *= digit.ext.constant or 1
+    return " + ".join(parts) or "0"
+
+
+def _whole(lanes: Dim) -> Dim:
+    """The digit that all lanes of one axis make up."""
+    low = min(lanes, key=lambda digit: digit.div.constant or 0)
+    return (Digit(low.axis, low.div, _extent(lanes), False),)
+
+
+def _lane_order(lanes: Dim) -> list[int]:
+    """For each lane the remainder that it holds, where that is not simply the lane's number."""
+    if len(lanes) < 2 or len({digit.axis for digit in lanes}) > 1 or any(digit.ext.constant is None or digit.div.constant is None for digit in lanes):
+        return []
+    base = min(digit.div.constant or 1 for digit in lanes)
+    order = [0]
+    for digit in lanes:
+        step = (digit.div.constant or 1) // base
+        order = [held + step * index for held in order for index in range(digit.ext.constant or 1)]
+    return order if order != sorted(order) else []
+
+
+def _dims(space: Space, dims: list[Dim] | tuple[Dim, ...]) -> str:
+    from layoutdsl.ir.layout import dims_text
+
+    return dims_text(space, dims)
