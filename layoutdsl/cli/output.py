@@ -98,11 +98,22 @@ def reason(error: OSError) -> str:
 
 
 def columns(rows: Iterable[Sequence[str]], indent: str = "  ", gap: str = "  ") -> list[str]:
-    """Rows as lines with aligned columns; the last column is free."""
+    """Rows as lines with aligned columns; the last column is free, and goes on below itself where it is too long."""
     rows = [[escape(cell) for cell in row] for row in rows]
     count = max(map(len, rows), default=0)
     widths = [max((len(row[i]) for row in rows if len(row) > i + 1), default=0) for i in range(count)]
-    return [(indent + gap.join(cell if i == len(row) - 1 else f"{cell:{widths[i]}}" for i, cell in enumerate(row))).rstrip() for row in rows]
+    heads = [indent + "".join(f"{cell:{widths[i]}}{gap}" for i, cell in enumerate(row[:-1])) for row in rows]
+    return [line for head, row in zip(heads, rows) for line in beside(head, row[-1])]
+
+
+def beside(head: str, text: str, width: int = WIDTH) -> list[str]:
+    """A text behind a head, and below itself where one line is too narrow."""
+    from textwrap import wrap
+
+    if len(head) + len(text) <= width:
+        return [(head + text).rstrip()]
+    lines = wrap(text, max(width - len(head), 24), break_long_words=False, break_on_hyphens=False)
+    return [f"{head if i == 0 else ' ' * len(head)}{line}" for i, line in enumerate(lines)]
 
 
 def wrapped(text: str, indent: str) -> list[str]:

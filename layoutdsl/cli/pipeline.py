@@ -10,7 +10,7 @@ from typing import Any
 
 from layoutdsl.api import Spec
 from layoutdsl.cli.forward_text import call_text
-from layoutdsl.cli.output import WIDTH, columns, escape, wrapped
+from layoutdsl.cli.output import WIDTH, beside, columns, escape, wrapped
 from layoutdsl.cli.sheet import Sheet, arm_text, one_line
 from layoutdsl.compiler.driver import compile_document, elaborate_one
 from layoutdsl.compiler.scope import Context
@@ -26,6 +26,8 @@ from layoutdsl.syntax.tree import Expr
 Section = tuple[str, list[str]]
 STAGE = 32
 """Columns for the text of a stage."""
+MARGIN = " " * 7
+"""Where the line numbers stand."""
 
 
 def explained(spec: Spec, given: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterator[Section]:
@@ -142,7 +144,7 @@ def _numbered(line: int, texts: list[str]) -> Iterator[str]:
     """The first text behind the line's number in the spec, the others below it."""
     yield f"{line:5}  {texts[0]}"
     for text in texts[1:]:
-        yield f"       {text}"
+        yield MARGIN + text
 
 
 def _stages(sheet: Sheet, name: str, instructions: Iterable[Instruction]) -> list[str]:
@@ -162,11 +164,12 @@ def _stages(sheet: Sheet, name: str, instructions: Iterable[Instruction]) -> lis
 def _two_columns(rows: list[tuple[str, str]]) -> list[str]:
     """Text and type side by side where they fit, else the type below its text."""
     lines: list[str] = []
-    for text, kind in rows:
+    for given, kind in rows:
+        text = given
         if len(escape(text)) > STAGE:
-            lines += [*wrapped(text, "  "), f"  {'':{STAGE}}  {kind}"]
-        else:
-            lines.append(f"  {escape(text):{STAGE}}  {kind}")
+            lines += wrapped(text, "  ")
+            text = ""
+        lines += beside(f"  {escape(text):{STAGE}}  ", kind, WIDTH - len(MARGIN))
     return lines
 
 

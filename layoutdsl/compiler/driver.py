@@ -285,13 +285,14 @@ def program_of(compiled: Compiled) -> Program:
     axes = {axis: extent for context in state.contexts.values() for axis, extent in context.space.extents.items()}
     used = {digit.axis for kind in _types(state, code) for dim in (*kind.dims, kind.lanes, kind.logical) for digit in dim}
     axes = {axis: extent for axis, extent in axes.items() if axis in used}
+    require = conditions_of(state.world, test_expr)
     return Program(
-        sizes=sizes_used(state.world, axes.values()),
+        sizes=sizes_used(axes.values(), [*(c.test for c in require), *(limit.test for limit in forward.limits)]),
         axes=axes,
         parameters=list(state.parameters.values()),
         code=code,
         outputs=outputs,
-        require=conditions_of(state.world, test_expr),
+        require=require,
         limits=forward.limits,
         forward=forward.calls,
         shared={},

@@ -248,43 +248,23 @@ def _given(param: ParamDecl, context: Context) -> bool:
 # --- steps ----------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def _item(state: Elaboration, item: Step | Delete | StepBlock) -> None:
+def _item(state: Elaboration, item: Step | Delete | StepBlock, when: Expr | None = None) -> None:
+    """One entry of ``steps``; the condition of a block is asked anew for every member, as if it stood on each of its steps."""
     if isinstance(item, StepBlock):
-        first = next(iter(state.contexts.values()))
-        held = False
-
-        def decide() -> None:
-            nonlocal held
-            try:
-                held = first.holds(item.when)
-            except DiagnosticError:
-                _fail_all(state, item)
-                raise
-
-        state.guarded(item.span, decide)
-        if held:
-            for inner in item.steps:
-                _item(state, inner)
+        for inner in item.steps:
+            _item(state, inner, item.when)
         return
     if isinstance(item, Delete):
         for target in item.names:
             for context in _members(state, target.name, target.span):
-                state.guarded(item.span, lambda target=target, context=context: _delete(state, item, target, context))  # type: ignore[misc]
+                state.guarded(item.span, lambda target=target, context=context: _delete(state, item, target, when, context))  # type: ignore[misc]
         return
     for context in _members(state, item.target.name, item.target.span):
-        state.guarded(item.span, lambda context=context: _step(state, item, context))  # type: ignore[misc]
+        state.guarded(item.span, lambda context=context: _step(state, item, when, context))  # type: ignore[misc]
 
 
-def _fail_all(state: Elaboration, block: StepBlock) -> None:
-    """A block whose condition failed makes nothing that could be used."""
-    for step in block.steps:
-        for target in step.names if isinstance(step, Delete) else (step.target,):
-            for context in _members(state, target.name, target.span):
-                state.bind(context.member.expand(target.name), None, None, target.span, context.member)
-
-
-def _delete(state: Elaboration, item: Delete, target: Target, context: Context) -> None:
-    if not context.holds(item.when):
+def _delete(state: Elaboration, item: Delete, target: Target, when: Expr | None, context: Context) -> None:
+    if not (context.holds(when) and context.holds(item.when)):
         return
     name = context.member.expand(target.name)
     if name not in state.bindings:
@@ -293,10 +273,10 @@ def _delete(state: Elaboration, item: Delete, target: Target, context: Context) 
     del state.bindings[name]
 
 
-def _step(state: Elaboration, step: Step, context: Context) -> None:
+def _step(state: Elaboration, step: Step, when: Expr | None, context: Context) -> None:
     name, kind = context.member.expand(step.target.name), None
     try:
-        if not context.holds(step.when):
+        if not (context.holds(when) and context.holds(step.when)):
             return
         body = context.arm(cast(Any, step.body))
         if body is None:

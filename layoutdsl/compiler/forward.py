@@ -286,10 +286,16 @@ class _Walker:
                 if binding is not None and isinstance(binding.value, Value):
                     return Operand(view_inline(self.context, name.id, binding.value, stages), None, span)
             case Call("cast", arguments=(dtype, value)):
-                inner = self._operand(value.value)
-                if inner is not None and inner.type is not None:
-                    return replace(inner, type=self._casted(inner.type, dtype.value))
+                return self._cast_operand(dtype.value, value.value)
+            case Call(name, name_span, arguments=(value,)) if name in ELEMENTS:
+                return self._cast_operand(Name(name, name_span), value.value)
         return None
+
+    def _cast_operand(self, dtype: Expr, value: Expr) -> Operand | None:
+        inner = self._operand(value)
+        if inner is None or inner.type is None:
+            return inner
+        return replace(inner, type=self._casted(inner.type, dtype))
 
     def _casted(self, kind: TensorType, dtype: Expr) -> TensorType:
         name = dtype.id if isinstance(dtype, Name) else ""

@@ -23,7 +23,7 @@ def loader_attributes(parameter: Parameter, layer: str, state: Elaboration) -> t
         return ()
     extents = {axis: extent for context in state.contexts.values() for axis, extent in context.space.extents.items()}
     if layer == "moe":
-        return tuple(sorted(_moe(kind, parameter.value.name, state).items()))
+        return tuple(sorted(_moe(kind).items()))
     found: dict[str, int | str] = {}
     for attribute, sizes in (("output_dim", OUTPUT), ("input_dim", INPUT)):
         place = _top_dim(kind, sizes, extents)
@@ -44,9 +44,10 @@ def _top_dim(kind: TensorType, sizes: tuple[str, ...], extents: dict[str, Size])
     return None
 
 
-def _moe(kind: TensorType, name: str, state: Elaboration) -> dict[str, int | str]:
-    """``group`` where the scale is split along the reduced axis too, else ``channel``; the loader reads it for scales and offsets only."""
-    context = next((c for c in state.contexts.values() if state.named.get(name) == c.member.name), next(iter(state.contexts.values())))
-    reduced = context.axes.get("k")
-    grouped = any(digit.axis == reduced and digit.div != 1 and not digit.unit for dim in kind.dims for digit in dim)
-    return {"quant_method": "group" if grouped else "channel"}
+def _moe(kind: TensorType) -> dict[str, int | str]:
+    """``group`` where a scale has one value per several indices of an axis, else ``channel``; the loader reads it for scales and offsets only."""
+    lowest: dict[str, Size] = {}
+    for digit in (*(digit for dim in kind.dims for digit in dim), *kind.lanes):
+        if not digit.unit:
+            lowest[digit.axis] = digit.div if digit.div == 1 or digit.axis not in lowest else lowest[digit.axis]
+    return {"quant_method": "group" if any(div != 1 for div in lowest.values()) else "channel"}

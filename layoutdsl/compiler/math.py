@@ -212,6 +212,7 @@ class Math:
         body = inner.typed(expr.body)
         if body.dtype is None:
             fail("not-math", expr.body.span, "a sum of a literal")
+        index_math.sum_result(body.dtype)
         order = self._order(tuple(bound), [value for value, _ in self.reads[first:]])
         return Typed(("sum", tuple(bound), order, body.expr), body.dtype)
 
@@ -264,6 +265,9 @@ class Math:
         if typed.dtype is not None:
             return typed
         value = typed.expr[2]
+        if isinstance(value, Size) and value.symbols <= self.context.world.settings.keys():
+            # An integer of the config: a number once a plan is compiled, and checked there.
+            return Typed(("const", dtype, value), dtype)
         if isinstance(value, Size) or not index_math.literal_fits(value, dtype):
             fail("literal-inexact", span, f"{value} is not exact in {dtype}")
         return Typed(("const", dtype, value), dtype)

@@ -68,7 +68,7 @@ def check_names(document: Document) -> list[Diagnostic]:
             problems.append(Diagnostic(code="name-clash", message=f"`{name}` is declared twice: {other} and {kind}", span=span, labels=(label,)))
         else:
             seen[name] = (kind, span)
-    return problems + list(_unknown_segments(document))
+    return problems + check_segments(document) + list(_unknown_segments(document))
 
 
 def _unknown_segments(document: Document) -> Iterator[Diagnostic]:
@@ -80,6 +80,23 @@ def _unknown_segments(document: Document) -> Iterator[Diagnostic]:
         if letter not in axes or (dot and member not in members):
             message = f"`{segment.axis.value}` is not an axis"
             yield Diagnostic(code="not-an-axis", message=message, span=segment.axis.span, helps=(f"axes: {', '.join(sorted(axes))}",))
+
+
+def check_segments(document: Document) -> list[Diagnostic]:
+    """A segmented axis exists, and its parts have names of their own."""
+    axes = {axis.name.value for axis in document.axes}
+    members = {member.value for each in document.each for member in each.members}
+    problems = []
+    for segment in document.segments:
+        member, _, axis = segment.axis.value.rpartition(".")
+        if axis not in axes or (member and member not in members):
+            problems.append(
+                Diagnostic(code="not-an-axis", message=f"`{segment.axis.value}` is not an axis", span=segment.axis.span, helps=(f"axes: {', '.join(axes)}",))
+            )
+        names = [name.value for name in segment.names]
+        if len(set(names)) != len(names):
+            problems.append(Diagnostic(code="name-clash", message="two segments have one name", span=segment.span))
+    return problems
 
 
 def _reserved(name: str, kind: str) -> str:

@@ -73,6 +73,7 @@ class World:
     concrete: bool = False
     memos: dict[Any, dict[int, Any]] = field(default_factory=dict)
     uses: frozenset[str] | None = None
+    bounds: Facts = field(default_factory=Facts)
     used: set[str] = field(default_factory=set)
 
     def describe(self) -> str:
@@ -112,7 +113,10 @@ class Context:
         if any(name in words for words in self._member_words()):
             return any(name == word for _, word in self.member.bindings)
         if len(name) <= 2 and name.lower() in self.axes and name[0].isupper():
-            return _plain(self.space.extents[self.axes[name.lower()]])
+            extent = self.space.extents.get(self.axes[name.lower()])
+            if extent is None:
+                fail("extent-later", span, f"`{name}` is not known yet: its axis stands further down", helps=("move that axis up",))
+            return _plain(extent)
         if name in self._let_names():
             return self._let(name, span)
         if name in self.world.settings:
@@ -202,16 +206,24 @@ class Context:
     def space(self) -> Space:
         if self._space is None:
             extents: dict[str, Size] = {}
+            # While extents are evaluated, those above are there already: an extent may use the capitals of earlier axes.
             self._space = Space(self.facts, extents, names={})
-            for axis in self.world.document.axes:
-                letter = axis.name.value
-                body = None if axis.free else self.expr(axis.extent)
-                if body is None and not axis.free:
-                    fail("case-missing", axis.span, f"no case of axis `{letter}` holds in: {self.world.describe()}")
-                extents[self.axes[letter]] = self.facts.symbol(letter.upper()) if body is None else self.facts.floor(size_of(body, self))
+            try:
+                self._fill(extents)
+            except (DiagnosticError, Undecided):
+                self._space = None
+                raise
             names = {extents[axis]: letter.upper() for letter, axis in reversed(self._axes.items()) if extents[axis].constant is None}
             self._space = Space(self.facts, extents, names)
         return self._space
+
+    def _fill(self, extents: dict[str, Size]) -> None:
+        for axis in self.world.document.axes:
+            letter = axis.name.value
+            body = None if axis.free else self.expr(axis.extent)
+            if body is None and not axis.free:
+                fail("case-missing", axis.span, f"no case of axis `{letter}` holds in: {self.world.describe()}")
+            extents[self.axes[letter]] = self.facts.symbol(letter.upper()) if body is None else self.facts.floor(size_of(body, self))
 
     @property
     def memo(self) -> dict[int, Any]:

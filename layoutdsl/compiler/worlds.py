@@ -18,12 +18,13 @@ from layoutdsl.compiler.scope import ALL_SIZES, SYMBOLIC, Context, World, member
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.program import Condition
 from layoutdsl.ir.symbolic import Facts, Size
+from layoutdsl.plan.sizes import SizeExpr, names_in
 from layoutdsl.syntax.document import Document, Facet
 from layoutdsl.syntax.tree import Binary, Constant, Expr, Items, Name, Rule
 
 MAX_WORLDS = 2000
-NOTHING = Facts()
-"""No facts: what holds before `require` is read."""
+MAX_LITERAL = 64
+"""An integer of the config is compared with literals below this; otherwise it stays a symbol, and the comparison is refused."""
 
 
 Atom = tuple[str, str, Any]
@@ -57,13 +58,27 @@ def _domain(setting: Setting, compared: list[tuple[str, Any]]) -> tuple[ConfigVa
     if setting.optional:
         return (None, SYMBOLIC)
     if literals:
-        return (*dict.fromkeys(literals), next(v for v in range(setting.minimum, 99) if v not in literals))
+        # Every value up to the largest literal, then all the rest as one symbol above it: nothing is left untried.
+        top = max(v for v in literals if isinstance(v, int))
+        if top - setting.minimum >= MAX_LITERAL:
+            return None
+        return (*range(setting.minimum, max(top, setting.minimum - 1) + 1), SYMBOLIC)
     return None
+
+
+def lower_bounds(settings: Mapping[str, Setting], domains: Mapping[str, tuple[ConfigValue, ...]]) -> dict[str, int]:
+    """What the symbol of an integer stands above where small values are tried one by one."""
+    found = {}
+    for name, domain in domains.items():
+        numbers = [value for value in domain if isinstance(value, int) and not isinstance(value, bool)]
+        if SYMBOLIC in domain and numbers:
+            found[name] = max(numbers) + 1
+    return found
 
 
 def _classes(domain: tuple[ConfigValue, ...], compared: list[tuple[str, Any]]) -> tuple[ConfigValue, ...]:
     """One value per class that the comparisons tell apart; all values of a name that is used other than in comparisons."""
-    if any(op == "use" for op, _ in compared):
+    if any(op == "use" for op, _ in compared) or SYMBOLIC in domain:
         return domain
     seen: dict[tuple[bool, ...], ConfigValue] = {}
     for value in domain:
@@ -161,7 +176,7 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
     result, domains = Enumeration(), domains_of(settings, atoms)
     known_facts: dict[Any, Facts] = {}
     memos: dict[Any, dict[int, Any]] = {}
-    uses = used_names(settings, atoms)
+    uses, bounds = used_names(settings, atoms), Facts(lower=lower_bounds(settings, domains))
     outside = _names_outside_facets(document, domains)
     seen: set[Any] = set()
     pending: list[dict[str, ConfigValue]] = [{}]
@@ -171,7 +186,7 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
             span = document.variants[0].span if document.variants else document.span
             result.problems.append(Diagnostic(code="too-many-cases", message=f"more than {MAX_WORLDS} combinations of cases", span=span))
             break
-        world = World(document, settings, dict(config), domains, memos=memos, uses=uses)
+        world = World(document, settings, dict(config), domains, memos=memos, uses=uses, bounds=bounds)
         try:
             reachable = decide(world, known_facts)
         except Undecided as undecided:
@@ -215,6 +230,7 @@ def fork(world: World, name: str) -> list[World]:
             world.concrete,
             world.memos,
             world.uses,
+            world.bounds,
             set(world.used),
         )
         for value in world.domains[name]
@@ -223,7 +239,7 @@ def fork(world: World, name: str) -> list[World]:
 
 def decide(world: World, known_facts: dict[Any, Facts] | None = None) -> bool:
     """Fill in the cases and facts of a world; False if ``require`` excludes it. Raises Undecided, DiagnosticError."""
-    context = Context(world, members_of(world.document)[0], NOTHING)
+    context = Context(world, members_of(world.document)[0], world.bounds)
     for facet in world.document.variants:
         _decide_facet(world, facet, context)
     facts = _facts(world, known_facts if known_facts is not None else {})
@@ -275,9 +291,9 @@ class _Collected:
 
 
 def _facts(world: World, known: dict[Any, Facts]) -> Facts | None:
-    collected = _Collected()
+    collected = _Collected(lower=dict(world.bounds.lower))
     for member in members_of(world.document):
-        context = Context(world, member, NOTHING)
+        context = Context(world, member, world.bounds)
         for rule in world.document.require:
             if context.holds(rule.condition) and not _learn(rule, rule.expr, context, collected):
                 return None
@@ -357,7 +373,8 @@ def conditions_of(world: World, to_test: Callable[[Expr, Context], Any]) -> list
     return list(found.values())
 
 
-def sizes_used(world: World, sizes: Iterable[Size]) -> tuple[str, ...]:
-    """The size names that occur, in the order of the layer kinds, free axes last."""
-    symbols = {symbol for size in sizes for symbol in size.symbols}
-    return tuple(name for name in ALL_SIZES if name in symbols) + tuple(sorted(symbols - set(ALL_SIZES)))
+def sizes_used(extents: Iterable[Size], tests: Iterable[SizeExpr]) -> tuple[str, ...]:
+    """The size names that types and conditions mention, in the order of the layer kinds, free axes last."""
+    symbols = {symbol for size in extents for symbol in size.symbols} | {name for test in tests for name in names_in(test)}
+    plain = {symbol[len("near_square(") : -1] if symbol.startswith("near_square(") else symbol for symbol in symbols}
+    return tuple(name for name in ALL_SIZES if name in plain) + tuple(sorted(plain - set(ALL_SIZES)))

@@ -230,7 +230,8 @@ def difference(space: Space, found: TensorType, wanted: TensorType) -> str | Non
     if found.storage != wanted.storage:
         return f"stored as {found.storage}, not {wanted.storage}"
     if (found.extension or "") != (wanted.extension or "") and found.carriage == "bits":
-        return f"the bits are {found.extension or 'not '}extended, not {wanted.extension or 'plain'}"
+        ours, theirs = (f"{kind.extension} extended" if kind.extension else "not extended" for kind in (found, wanted))
+        return f"the bits are {ours}; wanted: {theirs}"
     if merge(found.lanes) != merge(wanted.lanes):
         ours, theirs = (", ".join(digit_text(space, d) for d in merge(lanes)) or "no lanes" for lanes in (found.lanes, wanted.lanes))
         return f"lanes run along {ours}, not {theirs}"

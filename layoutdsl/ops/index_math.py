@@ -54,7 +54,7 @@ def conversion_result(function: str, target: str, source: str) -> str:
             raise Reject("bits-width", f"{source} has {old.bits} bits, {target} has {new.bits}")
         return target
     if old.kind not in ("int", "uint", "float"):
-        raise Reject("cast-of-bits", f"{source} has no numeric value to cast", helps=[f"`bits({target}, ...)` keeps the bits"])
+        raise Reject("cast-of-bits", f"{source} has no numeric value to cast", helps=["its bits, as in `bits(uint8, ...)`, are an integer"])
     if function == "cast" and target == source:
         raise Reject("no-op", f"the value is {source} already", helps=["drop the cast"])
     if target not in ARITHMETIC:
@@ -62,6 +62,13 @@ def conversion_result(function: str, target: str, source: str) -> str:
     if function == "cast" and old.kind == "float" and new.kind != "float":
         raise Reject("cast-rounds", f"{source} to {target} must say how it rounds", helps=[f"write `rint({target}, ...)` or `trunc({target}, ...)`"])
     return target
+
+
+def sum_result(dtype: str) -> str:
+    """The dtype of a sum over values of ``dtype``. Raises Reject (``sum-narrow``): integer sums are exact, so they are made where nothing can wrap."""
+    if dtype != REAL and ELEMENTS[dtype].kind != "float" and dtype != "int64":
+        raise Reject("sum-narrow", f"a sum of {dtype} wraps around for long axes, and integer sums are exact", helps=["write `sum[...](int64(...))`"])
+    return dtype
 
 
 def literal_fits(value: int | float | bool, dtype: str) -> bool:
@@ -72,7 +79,7 @@ def literal_fits(value: int | float | bool, dtype: str) -> bool:
     if kind.kind in ("int", "uint"):
         low, high = (-(1 << (kind.bits - 1)), (1 << (kind.bits - 1)) - 1) if kind.kind == "int" else (0, (1 << kind.bits) - 1)
         return isinstance(value, int) and low <= value <= high
-    return kind.kind == "float" and isfinite(value) and _float_holds(Fraction(value), kind)
+    return kind.kind == "float" and (isinstance(value, int) or isfinite(value)) and _float_holds(Fraction(value), kind)
 
 
 def _float_holds(value: Fraction, kind: Dtype) -> bool:

@@ -45,11 +45,17 @@ class Pack(Op):
         run = last_run(kind)
         if not run or run[-1].axis != axis:
             found = dim_text(space, kind.dims[-1]) if kind.dims else "nothing"
-            raise Reject("pack-axis-not-last", f"`pack({letter(axis)}, {storage.name})` packs the last axis, which is `{found}`")
+            raise Reject(
+                "pack-axis-not-last",
+                f"`pack({letter(axis)}, {storage.name})` packs the last axis, which is `{found}`",
+                helps=[f"`transpose` so that `{letter(axis)}` comes last, and `contiguous`, before it"],
+            )
         major, minor = self._cut(space, run[-1], storage.name, ratio)
         dims = (*kind.dims[:-1], (*run[:-1], major))
         packed = with_dims(kind, dims, None if not kind.format else kind.order)
-        return replace(packed, storage=storage.name, lanes=(minor,), extension=None, element=Element(kind.element.name), format=_format(kind, ratio), view=False)
+        return replace(
+            packed, storage=storage.name, lanes=(minor,), extension=None, element=Element(kind.element.name), format=_format(kind, ratio), view=False
+        )
 
     def _cut(self, space: Space, last: Digit, storage: str, ratio: int) -> tuple[Digit, Digit]:
         parts = cut(space, last, Size.of(ratio))

@@ -256,7 +256,9 @@ class _Job:
         terms = terms.expand(scope.shape).contiguous()
         runs = [(key, prod(loop.count for loop in group)) for key, group in itertools.groupby(loops, lambda loop: loop.key in bound)]
         dims = [dim for dim, (summed, _) in enumerate(runs) if summed]
-        total = terms.view([size for _, size in runs]).sum(dims, dtype=terms.dtype) if dims else terms
+        if not dims:  # a sum of one term is still a sum: torch makes 0.0 of -0.0, and quiet NaNs of signalling ones
+            terms, dims, runs = terms.unsqueeze(0), [0], [(True, 1), *runs]
+        total = terms.view([size for _, size in runs]).sum(dims, dtype=terms.dtype)
         return total.view([loop.count for loop in loops if loop.key not in bound])
 
 

@@ -208,7 +208,10 @@ def test_random_sizes_of_headers(apply: Apply, tmp_path: Path) -> None:
     dtypes = [torch.int8, torch.bfloat16, torch.float32, torch.bool, torch.uint16]
     names = list(recorded("release/w4a8_dynamic.linear.unpacked").inputs)
     for _ in range(30):
-        tensors = {name: torch.zeros([chance.choice([0, 1, 3, 8, 32, 64]) for _ in range(chance.choice([0, 1, 2, 2, 2, 3]))], dtype=chance.choice(dtypes)) for name in names}
+        tensors = {
+            name: torch.zeros([chance.choice([0, 1, 3, 8, 32, 64]) for _ in range(chance.choice([0, 1, 2, 2, 2, 3]))], dtype=chance.choice(dtypes))
+            for name in names
+        }
         save_file(tensors, tmp_path / "random.safetensors")
         apply(tmp_path / "random.safetensors").refused()
 

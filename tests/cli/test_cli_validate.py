@@ -22,8 +22,8 @@ def test_notes_only_on_demand(cli: Cli, tmp_path: Path) -> None:
     quiet, loud = cli("validate", path), cli("validate", path, "--notes")
     assert (quiet.code, quiet.out, loud.code) == (0, "", 0)
     assert "note[loaded-unused]" in loud.out
-    assert quiet.err == "1 spec: 0 errors, 0 warnings, 1 note (shown with --notes)\n"
-    assert loud.err == "1 spec: 0 errors, 0 warnings, 1 note\n"
+    assert quiet.err == "1 spec: 0 errors, 0 warnings, 2 notes (shown with --notes)\n"
+    assert loud.err == "1 spec: 0 errors, 0 warnings, 2 notes\n"
 
 
 def test_bad_specs_do_not_stop_the_others(cli: Cli, tmp_path: Path, tiny: Path) -> None:
@@ -42,7 +42,7 @@ def test_formats(cli: Cli, tmp_path: Path, tiny: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text(SPEC.replace("transpose(k, n)", "transpse(k, n)"))
     (finding,) = json.loads(cli("validate", bad, "--format", "json").out)
-    assert (finding["code"], finding["line"], finding["severity"]) == ("op-unknown", 18, "error")
+    assert (finding["code"], finding["line"], finding["severity"]) == ("op-unknown", 17, "error")
     assert json.loads(cli("validate", tiny, "--format", "json").out) == []
     assert cli("validate", bad, "--format", "github").out.startswith("::error file=")
     assert "^" in cli("validate", bad, "--format", "text").out

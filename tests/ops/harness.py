@@ -1,6 +1,6 @@
-"""Types and stages from their texts over the axes e, n, k, and what a bound type says slot by slot: the ground on which the tests of ops and layouts stand.
+"""Types and stages from their texts over the axes e, n, k, and what a bound type says slot by slot: the ground of the tests of ops and layouts.
 
-The world comes from a real (tiny) document, so that texts mean here what they mean in a spec. The tables are brute force: every slot, every digit, plain integers.
+The world comes from a real (tiny) document, so that texts mean here what they mean in a spec. The tables are brute force: every slot, every digit.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def type_of(text: str, where: Context) -> TensorType:
     if text.startswith("list "):
         axis = text.split()[1]
         return replace(type_of(text.partition(" of ")[2], where), listed=where.axes[axis])
-    return tensor_type(_type(text), where)
+    found = tensor_type(_type(text), where)
+    if found.pads:
+        where.memo.clear()  # it may remember a node that only lived while the padding was read
+    return found
 
 
 def stage_of(text: str, where: Context) -> tuple[Op, dict[str, Any]]:
