@@ -239,11 +239,11 @@ def load_spec(spec: str | Path, layer: str | None = None) -> Spec:
 
     Raises: DiagnosticError with everything that is wrong with the text.
     """
-    from layoutdsl.syntax.reader import read_document
+    from layoutdsl.reading import read_spec
     from layoutdsl.syntax.yaml_reader import read_source
 
     path = find_bundled(str(spec), layer) if not _is_path(spec) else Path(spec)
-    document = read_document(read_source(path))
+    document = read_spec(read_source(path))
     if layer is not None and document.layer.value != layer:
         message = f"the file holds layer `{document.layer.value}`, not `{layer}`"
         raise DiagnosticError(Diagnostic(code="layer-differs", message=message, span=document.layer.span))

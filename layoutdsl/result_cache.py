@@ -24,13 +24,14 @@ ENTRIES = 512
 
 def validate_file(path: Path, *, use_cache: bool = True) -> list[Diagnostic]:
     """Everything that is wrong with a spec file, from the cache where it was proved before."""
+    from layoutdsl.reading import refers_to_others
     from layoutdsl.syntax.yaml_reader import read_source
 
     try:
         source = read_source(path)
     except DiagnosticError as error:
         return list(error.diagnostics)
-    entry = _entry(source) if use_cache else None
+    entry = _entry(source) if use_cache and not refers_to_others(source.text) else None
     known = _load(entry, source)
     if known is not None:
         return known
@@ -41,10 +42,10 @@ def validate_file(path: Path, *, use_cache: bool = True) -> list[Diagnostic]:
 
 def _prove(source: Source) -> list[Diagnostic]:
     from layoutdsl.compiler.driver import validate
-    from layoutdsl.syntax.reader import read_document
+    from layoutdsl.reading import read_spec
 
     try:
-        return validate(read_document(source))
+        return validate(read_spec(source))
     except DiagnosticError as error:
         return list(error.diagnostics)
 

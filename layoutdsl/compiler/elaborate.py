@@ -341,15 +341,15 @@ def _math_step(state: Elaboration, step: Step, name: str, body: Expr, kind: str 
         label = Label(old.span, "loaded from the checkpoint here")
         message = f"`{name}` is overwritten before anything read it"
         raise DiagnosticError(Diagnostic(code="overwritten-unread", message=message, span=step.target.span, labels=(label,)))
-    result = state.value(name, _computed_type(typed, dims), step.span)
+    result = state.value(name, _computed_type(typed, dims, body.span), step.span)
     state.code.append(Compute(result, _readable(state, typed.expr, step.span), step.span))
     state.bind(name, result, kind, step.target.span, context.member)
 
 
-def _computed_type(typed: Typed, dims: tuple[Dim, ...]) -> TensorType:
+def _computed_type(typed: Typed, dims: tuple[Dim, ...], span: Span) -> TensorType:
     assert typed.dtype is not None
     if ELEMENTS[typed.dtype].native is None:
-        raise Reject("cast-target", f"a result of dtype {typed.dtype} has no storage")
+        fail("cast-target", span, f"no torch dtype is {typed.dtype}, so a result of it has no storage", helps=("cast it first, as in `float32(...)`",))
     return native_type(typed.dtype, dims)
 
 

@@ -16,7 +16,8 @@ Kind = Literal["int", "uint", "float", "scale", "bool", "opaque"]
 
 @dataclass(frozen=True, slots=True)
 class Dtype:
-    """bits: width of one value. kind: how the bits are read. native: the torch dtype that holds exactly this element, or None. mantissa, exponent: bits of a float."""
+    """bits: width of one value. kind: how the bits are read. native: the torch dtype that holds exactly this element, or None.
+    mantissa, exponent: bits of a float."""
 
     name: str
     bits: int

@@ -238,7 +238,8 @@ def difference(space: Space, found: TensorType, wanted: TensorType) -> str | Non
     if dims_of(found) != dims_of(wanted):
         return f"the dimensions are [{dims_text(space, found.dims)}], not [{dims_text(space, wanted.dims)}]"
     if normal_order(found) != normal_order(wanted):
-        return f"it lies in memory as [{dims_text(space, [found.dims[d] for d in found.order])}], not as [{dims_text(space, [wanted.dims[d] for d in wanted.order])}]"
+        ours, theirs = (dims_text(space, [kind.dims[d] for d in kind.order]) for kind in (found, wanted))
+        return f"it lies in memory as [{ours}], not as [{theirs}]"
     if found.format != wanted.format:
         return f"the format is {format_text(found)}, not {format_text(wanted)}"
     if _raised(space, found) != _raised(space, wanted):
