@@ -99,11 +99,16 @@ def reason(error: OSError) -> str:
 
 def columns(rows: Iterable[Sequence[str]], indent: str = "  ", gap: str = "  ") -> list[str]:
     """Rows as lines with aligned columns; the last column is free, and goes on below itself where it is too long."""
+    return [line for block in blocks(rows, indent, gap) for line in block]
+
+
+def blocks(rows: Iterable[Sequence[str]], indent: str = "  ", gap: str = "  ") -> list[list[str]]:
+    """The lines of every row."""
     rows = [[escape(cell) for cell in row] for row in rows]
     count = max(map(len, rows), default=0)
     widths = [max((len(row[i]) for row in rows if len(row) > i + 1), default=0) for i in range(count)]
     heads = [indent + "".join(f"{cell:{widths[i]}}{gap}" for i, cell in enumerate(row[:-1])) for row in rows]
-    return [line for head, row in zip(heads, rows) for line in beside(head, row[-1])]
+    return [beside(head, row[-1]) for head, row in zip(heads, rows)]
 
 
 def beside(head: str, text: str, width: int = WIDTH) -> list[str]:

@@ -15,7 +15,7 @@ from layoutdsl.compiler.evaluate import DtypeName
 from layoutdsl.compiler.scope import Context
 from layoutdsl.compiler.types import tensor_type
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Source, Span
-from layoutdsl.ir.layout import TensorType, difference, type_text
+from layoutdsl.ir.layout import TensorType, difference, format_text, type_text
 from layoutdsl.ir.program import Limit
 from layoutdsl.ir.symbolic import Size
 from layoutdsl.kernels import CONTRACTS, Contract, LimitRow, Row
@@ -161,6 +161,9 @@ class _Matcher:
         found = kind.dims
         if len(found) != len(dims):
             raise Mismatch(name, text.span.text, f"it has {len(found)} dims, not {len(dims)}")
+        blocked = text.layout is not None and text.layout.format == "nz"
+        if blocked != bool(kind.format):
+            raise Mismatch(name, text.span.text, f"the format is {format_text(kind)}, not {'FRACTAL_NZ' if blocked else 'ND'}")
         for entry, dim in zip(dims, found):
             letter = _letter(entry)
             if letter is not None and len(dim) == 1:
@@ -239,10 +242,15 @@ def broken_by_defaults(limit: Limit, context: Context) -> str:
             defaults[name] = value
     from layoutdsl.plan.sizes import evaluate, names_in
 
-    names = names_in(limit.test)
-    if not names or not names <= defaults.keys() or evaluate(limit.test, defaults):
-        return ""
-    return ", ".join(f"{name} = {defaults[name]}" for name in sorted(names))
+    for test in _conjuncts(limit.test):
+        names = names_in(test)
+        if names and names <= defaults.keys() and not evaluate(test, defaults):
+            return ", ".join(f"{name} = {defaults[name]}" for name in sorted(names))
+    return ""
+
+
+def _conjuncts(test: Any) -> list[Any]:
+    return [part for operand in test[1:] for part in _conjuncts(operand)] if isinstance(test, tuple) and test[0] == "and" else [test]
 
 
 def _letter(entry: Entry) -> str | None:

@@ -112,6 +112,8 @@ def _tidy(value: int | Size) -> int | Size:
 
 
 def _equal(left: Any, right: Any, expr: Binary, scope: Scope) -> bool:
+    if isinstance(left, str) != isinstance(right, str) and left is not None and right is not None:
+        fail("not-comparable", expr.span, f"`{expr.left.span.text}` is {_kind(left)}, `{expr.right.span.text}` is {_kind(right)}, so they are never equal")
     if not isinstance(left, Size) and not isinstance(right, Size):
         if isinstance(left, str) and isinstance(right, str) and isinstance(left, DtypeName) != isinstance(right, DtypeName):
             return str(left) == str(right)

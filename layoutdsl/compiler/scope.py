@@ -149,7 +149,7 @@ class Context:
             try:
                 self._lets[name] = evaluate(body, self)
             except (Undecided, DiagnosticError):
-                del self._lets[name]
+                self._lets.pop(name, None)  # a cycle has taken it away already
                 raise
         if self._lets[name] is _PENDING:
             del self._lets[name]

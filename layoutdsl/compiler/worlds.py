@@ -57,9 +57,10 @@ def _domain(setting: Setting, compared: list[tuple[str, Any]]) -> tuple[ConfigVa
         return (*dict.fromkeys(literals), "(any other)")
     if setting.optional:
         return (None, SYMBOLIC)
-    if literals:
+    numbers = [v for v in literals if isinstance(v, int)]
+    if numbers:
         # Every value up to the largest literal, then all the rest as one symbol above it: nothing is left untried.
-        top = max(v for v in literals if isinstance(v, int))
+        top = max(numbers)
         if top - setting.minimum >= MAX_LITERAL:
             return None
         return (*range(setting.minimum, max(top, setting.minimum - 1) + 1), SYMBOLIC)

@@ -1,8 +1,7 @@
 """What an op is: the entry from which the compiler, the docs and the tests of every primitive derive.
 
 Below the compiler, above the algebra. An op's type rule (``result``) and its meaning (``source_of``) are stated independently; the tests compare them
-position by
-position.
+position by position.
 
 Invariants: ops are stateless; ``result`` raises :class:`Reject` or returns a well-formed type; movement ops keep the logical digits.
 """
@@ -69,8 +68,8 @@ Position = tuple[tuple[int, ...], int]
 class Op:
     """One primitive.
 
-    summary: one line for the docs. instruction: what it lowers to. alias: whether a move shares memory. function: what an opaque instruction does. numeric: values change (all other ops keep the
-    logical tensor).
+    summary: one line for the docs. instruction: what it lowers to. alias: whether a move shares memory. function: what an opaque instruction does.
+    numeric: values change (all other ops keep the logical tensor).
     """
 
     name: ClassVar[str]

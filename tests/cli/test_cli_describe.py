@@ -58,7 +58,7 @@ def test_all_cases(cli: Cli) -> None:
     ]
     assert row(ran.out, "weight")[:4] == ["weight", "int8", "[N//2,", "K]"]
     assert "element [n, k] in lane n%2 of byte [n//2, k]; lane 0 = low bits, 4 bits each" in ran.out
-    assert "packed_dim = 0, packed_factor = 2" in ran.out
+    assert "packed_dim = 0, packed_factor = 2" in " ".join(ran.out.split())
     assert "N = output_size, K = input_size" in ran.out
     assert "W[n, k] = weight[n, k] * weight_scale[n] * weight_scale_second[n, k//group_size]" in ran.out
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -119,7 +118,7 @@ def test_op_pages(cli: Cli, name: str) -> None:
     assert ran.code == 0 and ran.out.startswith(name)
     op = OPS[name]
     assert op.summary in ran.out and all(parameter.name in ran.out for parameter in op.parameters)
-    flat = re.sub(r" +", " ", ran.out)
+    flat = " ".join(ran.out.split())
     assert all(f"{e.before} | {e.stage} gives {e.after}" in flat for e in op.examples)
     assert all(f"{r.before} | {r.stage} by {r.code}" in flat for r in op.rejected)
 

@@ -93,8 +93,8 @@ def _scale(shape: tuple[int, ...], dtype: torch.dtype, kind: Values, generator: 
     if kind == "negative":
         scale = scale * (torch.randint(0, 2, shape, generator=generator) * 2 - 1)
     if kind == "zero":
-        scale = scale * torch.randint(-1, 2, shape, generator=generator)  # -0.0 too: -1 * 0 never comes, but 0 * -x does below
-        scale = torch.where(scale == 0, torch.where(torch.rand(shape, generator=generator) < 0.5, 0.0, -0.0), scale)
+        zero = torch.where(torch.rand(shape, generator=generator) < 0.5, 0.0, -0.0)
+        scale = torch.where(torch.rand(shape, generator=generator) < 0.5, zero, scale)
     if kind == "extreme":
         scale = 10.0 ** torch.randint(-30, 30, shape, generator=generator).float()
     scale = scale.to(dtype)
@@ -216,6 +216,8 @@ def test_large_linear(sizes: tuple[int, int, int], kind: str, threads: int) -> N
 @pytest.mark.parametrize("sizes", MOE_SIZES, ids=str)
 def test_moe(sizes: tuple[int, int, int, int], kind: str) -> None:
     case = moe_case(sizes, kind)
+    if kind == "release-ct-group" and case.g == case.H:
+        pytest.skip("nobody recorded whether the release keeps the axis of a single group")
     assert_as_the_oracle(case, values(case))
 
 
