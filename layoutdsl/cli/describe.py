@@ -13,15 +13,17 @@ from layoutdsl.cli.sheet import Sheet, arm_text, one_line, storage_words
 from layoutdsl.compiler.config import settings_of
 from layoutdsl.compiler.driver import Compiled, compile_document, elaborate_one
 from layoutdsl.compiler.elaborate import elaborate
+from layoutdsl.compiler.emit import test_expr
 from layoutdsl.compiler.evaluate import Undecided
 from layoutdsl.compiler.forward import elaborate_forward
 from layoutdsl.compiler.loaders import loader_attributes
 from layoutdsl.compiler.names import check_names
 from layoutdsl.compiler.scope import SYMBOLIC, Context
-from layoutdsl.compiler.worlds import check_facets, enumerate_worlds, fork
+from layoutdsl.compiler.worlds import check_facets, conditions_of, enumerate_worlds, fork
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.program import Parameter
 from layoutdsl.plan.bind import bind
+from layoutdsl.plan.sizes import SizeExpr, evaluate, names_in
 from layoutdsl.syntax.document import Document, NoValue
 
 World = Mapping[str, str]
@@ -64,7 +66,29 @@ def _all(document: Document, params_dtype: str, sizes: Mapping[str, int]) -> lis
         sheet.refuse_problems()
     known = {symbol for sheet in sheets for context in sheet.contexts for extent in context.space.extents.values() for symbol in extent.symbols}
     _check_sizes(sizes, sorted(known))
-    return sheets
+    return _possible(sheets, sizes) if sizes else sheets
+
+
+def _possible(sheets: Sequence[Sheet], sizes: Mapping[str, int]) -> list[Sheet]:
+    """The worlds whose requirements these sizes meet, as far as they are known. Raises DiagnosticError where there is none."""
+    broken = {id(sheet): [c for c in conditions_of(sheet.state.world, test_expr) if _fails(c.test, sizes)] for sheet in sheets}
+    possible = [sheet for sheet in sheets if not broken[id(sheet)]]
+    if possible:
+        return possible
+    texts = dict.fromkeys(condition.text for conditions in broken.values() for condition in conditions)
+    where = f"{sheets[0].document.scheme.value}.{sheets[0].document.layer.value}"
+    given = "here " + ", ".join(f"{name} = {value}" for name, value in sizes.items())
+    problems = [
+        Diagnostic(code="requirement-failed", message=f"the scheme needs {text}, which these sizes do not meet", where=where, notes=(given,)) for text in texts
+    ]
+    raise DiagnosticError(*problems)
+
+
+def _fails(test: SizeExpr, sizes: Mapping[str, int]) -> bool:
+    try:
+        return names_in(test) <= sizes.keys() and not evaluate(test, sizes)
+    except (ValueError, ZeroDivisionError, StopIteration):
+        return True
 
 
 def _worlds(document: Document, params_dtype: str) -> Iterator[Compiled]:

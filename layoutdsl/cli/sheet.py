@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +58,8 @@ class Sheet:
     def size(self, size: Size, space: Space | None) -> str:
         """A size as a number where all it needs is known, else in letters; in the names of the sizes without a space."""
         if size.symbols <= self.sizes.keys():
-            return str(size.evaluate(self.sizes))
+            with suppress(ValueError, ZeroDivisionError):  # no such integer: the letters say why
+                return str(size.evaluate(self.sizes))
         if self.sizes:
             return format_size(size, {Size.of(name): str(value) for name, value in self.sizes.items()})
         return space.text(size) if space is not None else format_size(size)

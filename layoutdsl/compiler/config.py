@@ -102,7 +102,8 @@ def check_declarations(document: Document) -> list[Diagnostic]:
 
 def _mistyped(declared: ConfigDecl, literal: Literal) -> Diagnostic:
     message = f"`{declared.name.value}` is {declared.type.value}, but this is {type(literal.value).__name__}"
-    return Diagnostic(code="config-type", message=message, span=literal.span)
+    helps = (f'write `"{literal.value}"`',) if declared.type.value == "str" else (f"write a value of type {declared.type.value}",)
+    return Diagnostic(code="config-type", message=message, span=literal.span, helps=helps)
 
 
 def _fits(value: Any, kind: str) -> bool:

@@ -126,11 +126,31 @@ def _refusal(name: str, row: Row, mismatch: Mismatch, operands: Mapping[str, Ope
     short = name.rpartition(":")[2]
     notes = [f"by the contract row `{row.name}` ({row.source})"]
     if operand is None or operand.type is None:
-        message = f"`{short}` needs the argument `{mismatch.argument}` with an operand of these types"
-        return Diagnostic(code="contract-layout", message=message, span=span, where=mismatch.argument, notes=tuple(notes))
+        message = f"`{short}` needs the argument `{mismatch.argument}` with operands of these types"
+        helps = (f"pass `{mismatch.argument}=...`",)
+        return Diagnostic(code="contract-layout", message=message, span=span, where=mismatch.argument, notes=tuple(notes), helps=helps)
     found = type_text(context.space, operand.type)
     message = f"`{short}` wants `{mismatch.argument}` as `{mismatch.expected}`, the pipeline gives `{found}`"
-    return Diagnostic(code="contract-layout", message=message, span=operand.span, label=mismatch.reason, where=mismatch.argument, notes=tuple(notes))
+    helps = tuple(text for start, text in _MENDS if mismatch.reason.startswith(start))[:1]
+    return Diagnostic(
+        code="contract-layout", message=message, span=operand.span, label=mismatch.reason, where=mismatch.argument, notes=tuple(notes), helps=helps
+    )
+
+
+_MENDS = (
+    ("it lies in memory", "write `contiguous` as a stage before the call"),
+    ("stored as", "`pack`, `bitcast` or `widen` makes another storage of it"),
+    ("the element is", "cast it: `cast(float32)` in the steps, `cast(x.dtype, ...)` in the call"),
+    ("the bits are", "`widen` says `zero` or `sign`"),
+    ("lanes run", "the lanes come from `pack` along the last axis: `transpose(...) | contiguous` before it"),
+    ("the format", "the step has, or lacks, an `nz`"),
+    ("it is one tensor", "`unbind` makes a list of tensors"),
+    ("it is a list", "pass the tensor that was not taken apart"),
+    ("the number of dims", "`view` adds and drops dims of one index"),
+    ("it has", "`view` adds and drops dims of one index; a forgotten `sum` leaves one too many"),
+    ("", "`transpose`, `view` or the left side of index math gives the dims another order"),
+)
+"""What to write, by the beginning of the reason."""
 
 
 class _Matcher:
@@ -168,7 +188,11 @@ class _Matcher:
             letter = _letter(entry)
             if letter is not None and len(dim) == 1:
                 if self.letters.setdefault(letter, dim[0].axis) != dim[0].axis:
-                    raise Mismatch(name, text.span.text, f"`{letter}` is `{dim[0].axis}` here, but `{self.letters[letter]}` in the arguments before it")
+                    raise Mismatch(
+                        name,
+                        text.span.text.replace("x_dtype", self.x_dtype),
+                        f"`{letter}` is `{dim[0].axis}` here, but `{self.letters[letter]}` in the arguments before it",
+                    )
 
     def _bind_integers(self, texts: Mapping[str, TypeText]) -> None:
         for letter, argument in self.row.integers.items():

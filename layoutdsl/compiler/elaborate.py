@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn, cast
 
 from layoutdsl.compiler.evaluate import evaluate, fail, integer, size_of
+from layoutdsl.compiler.helps import help_for
 from layoutdsl.compiler.math import Math, Typed
 from layoutdsl.compiler.scope import Context, Member, World, members_of
 from layoutdsl.compiler.types import dtype_name, native_type, reject, tensor_type
@@ -102,7 +103,8 @@ class Elaboration:
         self.failed.add(name)
         if name in self.deleted:
             label = Label(self.deleted[name], "deleted here")
-            raise DiagnosticError(Diagnostic(code="read-after-delete", message=f"`{name}` was deleted", span=span, labels=(label,)))
+            helps = ("move the `delete` behind the last read, or give it a `when`",)
+            raise DiagnosticError(Diagnostic(code="read-after-delete", message=f"`{name}` was deleted", span=span, labels=(label,), helps=helps))
         if name in self.creators:
             notes = (f"there is none in the case: {self.world.describe()}",)
             fail("tensor-not-in-case", span, f"`{name}` does not exist in every case in which it is read", notes=notes, helps=_GIVE_CASE)
@@ -340,7 +342,8 @@ def _math_step(state: Elaboration, step: Step, name: str, body: Expr, kind: str 
     if old is not None and old.stored and not old.read and not silenced and state.parameters[name].default is None:
         label = Label(old.span, "loaded from the checkpoint here")
         message = f"`{name}` is overwritten before anything read it"
-        raise DiagnosticError(Diagnostic(code="overwritten-unread", message=message, span=step.target.span, labels=(label,)))
+        helps = (f"read `{name}` on the right, or write `accept: overwritten-unread` with a `why`",)
+        raise DiagnosticError(Diagnostic(code="overwritten-unread", message=message, span=step.target.span, labels=(label,), helps=helps))
     result = state.value(name, _computed_type(typed, dims, body.span), step.span)
     state.code.append(Compute(result, _readable(state, typed.expr, step.span), step.span))
     state.bind(name, result, kind, step.target.span, context.member)
@@ -524,7 +527,8 @@ def _with_story(error: Reject, stage: Stage, value: Value, context: Context) -> 
 
     story = f"the value here is `{type_text(context.space, value.type)}`"
     labels = (Label(value.span, "made here"),) if value.span.source is stage.span.source and value.span != stage.span else ()
-    return DiagnosticError(Diagnostic(code=error.code, message=error.message, span=stage.span, labels=labels, notes=(story, *error.notes), helps=error.helps))
+    helps = error.helps or help_for(error.code)
+    return DiagnosticError(Diagnostic(code=error.code, message=error.message, span=stage.span, labels=labels, notes=(story, *error.notes), helps=helps))
 
 
 def view_inline(context: Context, name: str, value: Value, stages: tuple[Stage, ...]) -> TensorType:

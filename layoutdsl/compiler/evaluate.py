@@ -9,6 +9,7 @@ from collections.abc import Callable
 from math import isqrt
 from typing import Any, NoReturn, Protocol
 
+from layoutdsl.compiler.helps import help_for
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
 from layoutdsl.ir.symbolic import Facts, Proved, Refuted, Size
 from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Group, Index, Inline, Items, Name, Pick, Sum, Unary
@@ -36,7 +37,7 @@ class Scope(Protocol):
 
 def fail(code: str, span: Span | None, message: str, *, notes: tuple[str, ...] = (), helps: tuple[str, ...] = (), label: str = "") -> NoReturn:
     """Raise a one-diagnostic error."""
-    raise DiagnosticError(Diagnostic(code=code, message=message, span=span, notes=notes, helps=helps, label=label))
+    raise DiagnosticError(Diagnostic(code=code, message=message, span=span, notes=notes, helps=helps or help_for(code), label=label))
 
 
 def evaluate(expr: Expr, scope: Scope) -> Any:
@@ -85,7 +86,7 @@ def _binary(expr: Binary, scope: Scope) -> Any:
 def arithmetic(expr: Binary, left: int | Size, right: int | Size, facts: Facts) -> int | Size:
     """``+ - * // %`` on integers that may be symbolic."""
     if expr.op == "/":
-        fail("inexact-division", expr.span, "`/` does not say how it rounds", helps=("write `//` or `cdiv(a, b)`",))
+        fail("inexact-division", expr.span, f"`{expr.span.text}` does not say how it rounds", helps=("write `//` or `cdiv(a, b)`",))
     plain: dict[str, Callable[[Any, Any], Any]] = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
     if expr.op in plain:
         return _tidy(plain[expr.op](left, right))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from layoutdsl.compiler.evaluate import evaluate, fail, size_of
+from layoutdsl.compiler.helps import help_for
 from layoutdsl.compiler.scope import Context
 from layoutdsl.compiler.types import dtype_name, reject
 from layoutdsl.diagnostics import Label, Span
@@ -257,7 +258,7 @@ class Math:
         except Reject as error:
             labels = (Label(expr.left.span, f"this is {left.dtype}"), Label(expr.right.span, f"this is {right.dtype}"))
             raise DiagnosticError(
-                Diagnostic(code=error.code, message=error.message, span=expr.span, labels=labels, notes=error.notes, helps=error.helps)
+                Diagnostic(code=error.code, message=error.message, span=expr.span, labels=labels, notes=error.notes, helps=error.helps or help_for(error.code))
             ) from None
         return Typed((expr.op, left.expr, right.expr), result)
 

@@ -65,7 +65,11 @@ def check_names(document: Document) -> list[Diagnostic]:
         elif name in seen:
             other, place = seen[name]
             label = Label(place, f"{other} of this name")
-            problems.append(Diagnostic(code="name-clash", message=f"`{name}` is declared twice: {other} and {kind}", span=span, labels=(label,)))
+            problems.append(
+                Diagnostic(
+                    code="name-clash", message=f"`{name}` is declared twice: {other} and {kind}", span=span, labels=(label,), helps=("take another name",)
+                )
+            )
         else:
             seen[name] = (kind, span)
     return problems + check_segments(document) + list(_unknown_segments(document))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 from layoutdsl.compiler.config import ConfigValue, Setting
 from layoutdsl.compiler.evaluate import DtypeName, Undecided, evaluate, fail, size_of, truth
+from layoutdsl.compiler.helps import help_for
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
 from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ir.layout import Digit, Dim, Space
@@ -56,7 +57,7 @@ def members_of(document: Document) -> tuple[Member, ...]:
         return (Member(),)
     lengths = {len(each.members) for each in document.each}
     if len(lengths) > 1:
-        fail("each-not-parallel", document.each[-1].span, "the word lists of `each` differ in length")
+        fail("each-not-parallel", document.each[-1].span, f"the word lists of `each` differ in length: {', '.join(f'{each.name.value} has {len(each.members)}' for each in document.each)}")
     return tuple(Member(tuple((each.name.value, each.members[i].value) for each in document.each)) for i in range(len(document.each[0].members)))
 
 
@@ -180,7 +181,8 @@ class Context:
         if len(held) > 1:
             label = Label(held[0].condition.span, "this one holds too")
             message = f"two cases hold at once: {self.world.describe()}"
-            raise DiagnosticError(Diagnostic(code="case-overlap", message=message, span=held[1].condition.span, labels=(label,)))
+            helps = help_for("case-overlap")
+            raise DiagnosticError(Diagnostic(code="case-overlap", message=message, span=held[1].condition.span, labels=(label,), helps=helps))
         return held[0].value if held else None
 
     def expr(self, cased: Cased[Expr] | None) -> Expr | None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from layoutdsl.compiler.evaluate import DtypeName, fail, size_of
+from layoutdsl.compiler.helps import help_for
 from layoutdsl.compiler.scope import Context
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
 from layoutdsl.ir.dtypes import ELEMENTS, STORAGES
 from layoutdsl.ir.layout import Digit, Dim, Element, Pad, Reject, TensorType, check_well_formed, merge
 from layoutdsl.ir.symbolic import Size
-from layoutdsl.syntax.tree import Entry, LayoutText, Name, PadText, TypeText
+from layoutdsl.syntax.tree import Entry, LayoutText, PadText, TypeText
 
 
 def reject(error: Reject, span: Span, label: str = "") -> DiagnosticError:
     """A refusal of the algebra as a diagnostic at its place."""
-    return DiagnosticError(Diagnostic(code=error.code, message=error.message, span=span, label=label, notes=error.notes, helps=error.helps))
+    helps = error.helps or help_for(error.code)
+    return DiagnosticError(Diagnostic(code=error.code, message=error.message, span=span, label=label, notes=error.notes, helps=helps))
 
 
 def dtype_name(context: Context, name: str, span: Span) -> str:
@@ -58,18 +60,8 @@ def _tensor_type(text: TypeText, context: Context) -> TensorType:
     try:
         check_well_formed(context.space, kind)
     except Reject as error:
-        error.helps = error.helps or _HELPS.get(error.code, ())
         raise reject(error, text.span) from None
     return kind
-
-
-_HELPS = {
-    "digits-differ": ("every axis stands on both sides, down to the same digit: `int4[n, k] in int8[n//2, k | n%2]`",),
-    "digits-not-a-chain": ("each digit starts where the one below it ends: `n//8`, `n//2%4`, `n%2`",),
-    "digits-do-not-cover": ("the top digit of an axis is a quotient without a remainder, as in `k//64`",),
-    "lanes-do-not-fill": ("the lanes of one storage element have exactly its bits: two int4 in an int8, eight in an int32",),
-    "storage-too-narrow": ("a narrower dtype is made by a `cast`, in `steps`",),
-}
 
 
 def _with_layout(element: Element, logical: tuple[Digit, ...], text: LayoutText, context: Context) -> TensorType:
@@ -109,10 +101,11 @@ def _memory_order(dims: tuple[Dim, ...], entries: tuple[Entry, ...], context: Co
 
 
 def _pad(text: PadText, context: Context) -> Pad:
-    digit = context.digit(Name(text.axis, text.span))
-    assert digit is not None
+    axis = context.axes.get(text.axis)
+    if axis is None:
+        fail("not-an-axis", text.span, f"`{text.axis}` is not an axis", helps=(f"axes: {', '.join(context.axes)}",))
     multiple = size_of(text.multiple, context)
-    return Pad(digit.axis, multiple * context.facts.cdiv(context.space.extents[digit.axis], multiple), text.fill)
+    return Pad(axis, multiple * context.facts.cdiv(context.space.extents[axis], multiple), text.fill)
 
 
 def _raise_capacity(kind: TensorType, context: Context) -> TensorType:

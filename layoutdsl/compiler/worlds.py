@@ -14,6 +14,7 @@ from typing import Any
 
 from layoutdsl.compiler.config import ConfigValue, Setting
 from layoutdsl.compiler.evaluate import DtypeName, Undecided, evaluate, fail, truth
+from layoutdsl.compiler.helps import help_for
 from layoutdsl.compiler.scope import ALL_SIZES, SYMBOLIC, Context, World, members_of
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.program import Condition
@@ -185,7 +186,8 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
         config = pending.pop()
         if len(pending) + len(result.worlds) > MAX_WORLDS:
             span = document.variants[0].span if document.variants else document.span
-            result.problems.append(Diagnostic(code="too-many-cases", message=f"more than {MAX_WORLDS} combinations of cases", span=span))
+            message = f"more than {MAX_WORLDS} combinations of cases"
+            result.problems.append(Diagnostic(code="too-many-cases", message=message, span=span, helps=help_for("too-many-cases")))
             break
         world = World(document, settings, dict(config), domains, memos=memos, uses=uses, bounds=bounds)
         try:

@@ -403,6 +403,20 @@ NAMES = (
         "let:\n  a: b * 2\n  b: group_size // 2",
     ),
     _rule(
+        "extent-later",
+        "an extent is used above its axis",
+        "Axes are declared from top to bottom, and an extent may use those above it. Read in another order, two axes could need each other.",
+        "axes:\n  h: N // 4\n  n: output_size",
+        "axes:\n  n: output_size\n  h: N // 4",
+    ),
+    _rule(
+        "extends-cycle",
+        "specs extend each other in a circle",
+        "A spec adds to one that stands on its own in the end. Eight levels are more than anybody can keep in mind.",
+        "extends: W8A8.linear  # in the spec that W8A8.linear extends",
+        "extends: W8A8.linear",
+    ),
+    _rule(
         "argument-count",
         "too many or too few arguments",
         "Functions and ops take their arguments in one order, none of them by default unless their page says so (`layoutdsl explain` with the name of the op).",
@@ -972,6 +986,13 @@ MATH = (
         wrong axis is summed.""",
         "- bias[n]: sum[n](float32(weight[n, k]))",
         "- bias[n]: sum[k](float32(weight[n, k]))",
+    ),
+    _rule(
+        "sum-narrow",
+        "a sum of integers that may wrap around",
+        "Integer sums are exact. Added up in int8 or int32, a long axis wraps around without an error; in int64 none can.",
+        "- total[n]: sum[k](weight[n, k])",
+        "- total[n]: sum[k](int64(weight[n, k]))",
     ),
     _rule(
         "index-twice",

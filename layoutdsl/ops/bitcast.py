@@ -41,12 +41,12 @@ class Bitcast(Op):
     def result(self, space: Space, kind: TensorType, args: Arguments) -> TensorType:
         old, new = STORAGES[kind.storage], STORAGES[args["storage"]]
         if old is new:
-            raise Reject("no-op", f"the storage is {new.name} already", helps=["drop the stage"])
+            raise Reject("no-op", f"`bitcast({new.name})`: the storage is {new.name} already", helps=["drop the stage"])
         if old.bits == new.bits:
             return _same_width(kind, new.name)
         if kind.carriage == "value" or (kind.carriage == "bits" and kind.extension):
             carried = f"{kind.element.name} is carried by value in {old.name}" if kind.carriage == "value" else f"{old.name} holds extended {kind.element.name}"
-            raise Reject("bitcast-by-value", f"a bit view of another width: {carried}, so its bytes are not packed", helps=["`pack` first"])
+            raise Reject("bitcast-by-value", f"`bitcast({new.name})` joins or splits bytes, but {carried}: nothing is packed", helps=["`pack` first"])
         if not kind.contiguous and kind.order[-1] != len(kind.dims) - 1:
             where = dims_text(space, [kind.dims[d] for d in kind.order])
             message = f"`bitcast({new.name})` joins neighbours of the last dim, which is not the fastest in memory"

@@ -35,7 +35,7 @@ class Cast(Op):
         need_nd(kind, "`cast`")
         target = ELEMENTS[args["element"]]
         if kind.carriage == "native" and target.name == kind.element.name:
-            raise Reject("no-op", f"the element is {target.name} already", helps=["drop the stage, or give it a `when`"])
+            raise Reject("no-op", f"`cast({target.name})`: the element is {target.name} already", helps=["drop the stage, or give it a `when`"])
         if kind.carriage not in ("native", "value"):
             raise Reject(
                 "cast-of-bits",
@@ -43,7 +43,7 @@ class Cast(Op):
                 helps=["`bitcast` changes the type and keeps bits"],
             )
         if target.native is None or target.kind not in ("float", "int", "uint"):
-            raise Reject("cast-target", f"{target.name} has no arithmetic")
+            raise Reject("cast-target", f"`cast({target.name})`: there is no arithmetic in {target.name}")
         if target.kind in ("int", "uint") and ELEMENTS[kind.element.name].kind == "float":
             raise Reject(
                 "cast-rounds",

@@ -51,14 +51,14 @@ def conversion_result(function: str, target: str, source: str) -> str:
     old, new = ELEMENTS[source], ELEMENTS[target]
     if function == "bits":
         if old.bits != new.bits:
-            raise Reject("bits-width", f"{source} has {old.bits} bits, {target} has {new.bits}")
+            raise Reject("bits-width", f"`bits({target}, ...)` of {source}: {new.bits} bits of {old.bits}")
         return target
     if old.kind not in ("int", "uint", "float"):
         raise Reject("cast-of-bits", f"{source} has no numeric value to cast", helps=["its bits, as in `bits(uint8, ...)`, are an integer"])
     if function == "cast" and target == source:
         raise Reject("no-op", f"the value is {source} already", helps=["drop the cast"])
     if target not in ARITHMETIC:
-        raise Reject("cast-target", f"{target} has no arithmetic")
+        raise Reject("cast-target", f"`{target}(...)`: there is no arithmetic in {target}")
     if function == "cast" and old.kind == "float" and new.kind != "float":
         raise Reject("cast-rounds", f"{source} to {target} must say how it rounds", helps=[f"write `rint({target}, ...)` or `trunc({target}, ...)`"])
     return target

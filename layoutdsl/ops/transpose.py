@@ -53,4 +53,4 @@ def dim_index(space: Space, kind: TensorType, wanted: Digit) -> int:
     text, dims = digit_text(space, wanted), dims_text(space, kind.dims)
     if any(digit.axis == wanted.axis for dim in kind.dims for digit in dim):
         raise Reject("dim-ambiguous", f"`{text}` is not one dim of [{dims}]", helps=["name a dim by its digit as it stands there"])
-    raise Reject("dim-missing", f"no dim of [{dims}] holds `{text}`")
+    raise Reject("dim-missing", f"no dim of [{dims}] holds `{text}`", helps=[f"the dims are {dims}"])

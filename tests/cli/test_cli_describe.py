@@ -96,6 +96,7 @@ def test_sizes_for_all_cases(cli: Cli) -> None:
     assert row(ran.out, "weight")[:4] == ["weight", "int8", "[32,", "128]"]
     cli("describe", "W4A8_DYNAMIC.linear", "--sizes", "inptu_size=128").refused("size-unknown", "`input_size`")
     cli("describe", "W4A8_DYNAMIC.linear", "--sizes", "input_size=0").refused("size-invalid")
+    cli("describe", "W4A8_DYNAMIC.linear", "--sizes", "output_size=7").refused("requirement-failed", "N % 8 == 0")
     cli("describe", "W4A8_DYNAMIC.linear", "--set", "version=0", "--sizes", "input_size=0").refused("size-invalid", "size-missing")
 
 
