@@ -74,8 +74,10 @@ def test_what_decides_nothing_is_said_so(cli: Cli) -> None:
 def test_numbers_lists_and_constants(cli: Cli, tiny: Path) -> None:
     ran = cli("explain", tiny, "--set", "tp_size=4", "--sizes", "input_size=3", "output_size=4")
     assert ran.code == 0, ran
-    assert "scale    default 1  float32[n]" in ran.out.replace("weight  ", "weight   ") or "default 1" in ran.out
-    assert "ranks" in ran.out and "external" in ran.out
+    assert "scale default 1 float32[n]" in words(section(ran.out, "parameters"))
+    steps = words(section(ran.out, "steps"))
+    assert steps[steps.index("18 ranks") + 1] == "4"
+    assert words(section(ran.out, "forward")) == ["external: the consumer calls the kernels"]
     assert "out rows 12" in words(section(ran.out, "memory"))
 
 

@@ -247,7 +247,6 @@ def mistake(parse: Callable[[Span], object], text: str) -> Diagnostic:
         (parse_expression, "sum[n = 2](a)", "=", "found `=`", ""),
         (parse_type, "int8", "", "found the end", "int8[n, k]"),
         (parse_type, "int8[n][k]", "[", "found `[`", "element[digits] in storage[digits]"),
-        (parse_type, "int8[k] over nz[k]", "over", "found `over`", "storage"),
         (parse_type, "int8[n = 1]", "=", "found `=`", ""),
         (parse_type, "int4(8)[n]", "8", "expected `excess`", ""),
         (parse_pipeline, "view(n)", "(", "expected `[`", "view [n, k]"),

@@ -24,6 +24,7 @@ ELSEWHERE = {
     **dict.fromkeys(("nz-alignment", "a8w4-k"), "conditions on sizes, which a spec's defaults cannot break"),
     "forward-unknown": "a word in `forward` is the name of a spec",
     "extends-cycle": "needs several files",
+    "axis-name": "the shape of the file is checked first (`wrong-name`)",
 }
 
 
