@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from layoutdsl.bundled import bundled, find_bundled
+from layoutdsl.bundled import bundled, find_bundled, is_path
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan import model
 from layoutdsl.plan.bind import bind, broken_limits
@@ -242,16 +242,12 @@ def load_spec(spec: str | Path, layer: str | None = None) -> Spec:
     from layoutdsl.reading import read_spec
     from layoutdsl.syntax.yaml_reader import read_source
 
-    path = find_bundled(str(spec), layer) if not _is_path(spec) else Path(spec)
+    path = Path(spec) if isinstance(spec, Path) or is_path(spec) else find_bundled(spec, layer)
     document = read_spec(read_source(path))
     if layer is not None and document.layer.value != layer:
         message = f"the file holds layer `{document.layer.value}`, not `{layer}`"
         raise DiagnosticError(Diagnostic(code="layer-differs", message=message, span=document.layer.span))
     return Spec(document)
-
-
-def _is_path(spec: str | Path) -> bool:
-    return isinstance(spec, Path) or any(mark in spec for mark in "/\\") or spec.endswith((".yaml", ".yml"))
 
 
 def validate(spec: Spec | str | Path, layer: str | None = None) -> list[Diagnostic]:

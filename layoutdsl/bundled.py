@@ -15,6 +15,11 @@ def folder() -> Path:
     return installed if installed.is_dir() else package.parent / "specs"
 
 
+def is_path(spec: str) -> bool:
+    """Is this a path, not the id of a bundled spec?"""
+    return any(mark in spec for mark in "/\\") or spec.endswith((".yaml", ".yml"))
+
+
 def bundled() -> dict[str, Path]:
     """Every bundled spec, by ``scheme.layer`` in lower case."""
     return {path.stem: path for path in sorted(folder().glob("*.yaml"))}

@@ -167,14 +167,9 @@ def config_of(texts: Mapping[str, str], spec: Spec) -> dict[str, Any]:
 # ---- specs -------------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def is_path(spec: str) -> bool:
-    """Is this a path, not the id of a bundled spec."""
-    return any(mark in spec for mark in "/\\") or spec.endswith((".yaml", ".yml"))
-
-
 def path_of(spec: str, layer: str | None) -> Path:
     """The file of a spec, by id or path. Raises DiagnosticError (``spec-unknown``, ``layer-missing``)."""
-    from layoutdsl.bundled import find_bundled
+    from layoutdsl.bundled import find_bundled, is_path
 
     return Path(spec) if is_path(spec) else find_bundled(spec, layer)
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from layoutdsl.cli import output
 from layoutdsl.cli.arguments import Parser, add_config, add_format, add_layer, add_sizes, config_of, config_texts, load, sizes_of
 from layoutdsl.cli.sheet import Sheet, arm_text, one_line, storage_words
-from layoutdsl.compiler.config import settings_of
-from layoutdsl.compiler.driver import Compiled, compile_document, elaborate_one
-from layoutdsl.compiler.elaborate import elaborate
+from layoutdsl.compiler.driver import compile_document, elaborate_one, worlds
 from layoutdsl.compiler.emit import test_expr
-from layoutdsl.compiler.evaluate import Undecided
-from layoutdsl.compiler.forward import elaborate_forward
 from layoutdsl.compiler.loaders import loader_attributes
-from layoutdsl.compiler.names import check_names
 from layoutdsl.compiler.scope import SYMBOLIC, Context
-from layoutdsl.compiler.worlds import check_facets, conditions_of, enumerate_worlds, fork
+from layoutdsl.compiler.worlds import conditions_of
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.program import Parameter
 from layoutdsl.plan.bind import bind
@@ -61,7 +56,7 @@ def run(arguments: Namespace) -> int:
 
 def _all(document: Document, params_dtype: str, sizes: Mapping[str, int]) -> list[Sheet]:
     """Every reachable world with this dtype. Raises DiagnosticError."""
-    sheets = [Sheet(compiled, sizes) for compiled in _worlds(document, params_dtype)]
+    sheets = [Sheet(compiled, sizes) for compiled in worlds(document, {"params_dtype": params_dtype})]
     for sheet in sheets:
         sheet.refuse_problems()
     known = {symbol for sheet in sheets for context in sheet.contexts for extent in context.space.extents.values() for symbol in extent.symbols}
@@ -89,26 +84,6 @@ def _fails(test: SizeExpr, sizes: Mapping[str, int]) -> bool:
         return names_in(test) <= sizes.keys() and not evaluate(test, sizes)
     except (ValueError, ZeroDivisionError, StopIteration):
         return True
-
-
-def _worlds(document: Document, params_dtype: str) -> Iterator[Compiled]:
-    """As ``layoutdsl.compiler.driver.worlds``, but with a dtype that is decided."""
-    settings = settings_of(document)
-    problems = [*check_facets(document), *check_names(document)]
-    enumeration = enumerate_worlds(document, {**settings, "params_dtype": replace(settings["params_dtype"], values=(params_dtype,))})
-    if problems or enumeration.problems:
-        raise DiagnosticError(*dict.fromkeys(problems or enumeration.problems))
-    pending = list(reversed(enumeration.worlds))
-    while pending:
-        world = pending.pop()
-        try:
-            state = elaborate(world)
-            compiled = Compiled(state, elaborate_forward(state))
-            _meaning(Sheet(compiled))
-        except Undecided as undecided:
-            pending += reversed(fork(world, undecided.name))
-        else:
-            yield compiled
 
 
 def _check_sizes(sizes: Mapping[str, int], known: Sequence[str]) -> None:

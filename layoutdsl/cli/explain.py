@@ -6,8 +6,9 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from layoutdsl.bundled import is_path
 from layoutdsl.cli import output
-from layoutdsl.cli.arguments import Parser, Usage, add_config, add_format, add_layer, add_sizes, config_of, config_texts, is_path, load, sizes_of
+from layoutdsl.cli.arguments import Parser, Usage, add_config, add_format, add_layer, add_sizes, config_of, config_texts, load, sizes_of
 
 
 def options(parser: Parser) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from layoutdsl.bundled import is_path
 from layoutdsl.cli import output
-from layoutdsl.cli.arguments import Parser, add_format, add_layer, is_path, load, path_of
+from layoutdsl.cli.arguments import Parser, add_format, add_layer, load, path_of
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 
 

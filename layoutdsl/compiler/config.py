@@ -148,6 +148,8 @@ def _checked(setting: Setting, value: Any) -> ConfigValue:
         raise DiagnosticError(
             Diagnostic(code="config-value", message=f"`{name}` cannot be {value!r} here", where=name, helps=(f"this spec holds for: {listed}",))
         )
+    if setting.type == "int" and setting.values is None and value >= 2**63:
+        raise DiagnosticError(Diagnostic(code="config-value", message=f"`{name}` is beyond 64 bits", where=name))
     if setting.type == "int" and setting.values is None and value < setting.minimum:
         raise DiagnosticError(Diagnostic(code="config-value", message=f"`{name}` cannot be {value}", where=name, notes=(f"it is at least {setting.minimum}",)))
     checked: ConfigValue = value

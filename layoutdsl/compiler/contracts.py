@@ -127,8 +127,8 @@ def _refusal(name: str, row: Row, mismatch: Mismatch, operands: Mapping[str, Ope
     notes = [f"by the contract row `{row.name}` ({row.source})"]
     if operand is None or operand.type is None:
         message = f"`{short}` needs the argument `{mismatch.argument}` with operands of these types"
-        helps = (f"pass `{mismatch.argument}=...`",)
-        return Diagnostic(code="contract-layout", message=message, span=span, where=mismatch.argument, notes=tuple(notes), helps=helps)
+        write = (f"pass `{mismatch.argument}=...`",)
+        return Diagnostic(code="contract-layout", message=message, span=span, where=mismatch.argument, notes=tuple(notes), helps=write)
     found = type_text(context.space, operand.type)
     message = f"`{short}` wants `{mismatch.argument}` as `{mismatch.expected}`, the pipeline gives `{found}`"
     helps = tuple(text for start, text in _MENDS if mismatch.reason.startswith(start))[:1]

@@ -37,12 +37,16 @@ class Compiled:
     forward: Forward
 
 
-def worlds(document: Document) -> Iterator[Compiled]:
-    """Every reachable world, elaborated. Raises DiagnosticError for problems that stop the enumeration."""
+def worlds(document: Document, given: Mapping[str, Any] | None = None) -> Iterator[Compiled]:
+    """Every reachable world, elaborated; names in ``given`` have that value only. Raises DiagnosticError for problems that stop the enumeration."""
     settings = _settings(document)
+    for name, value in (given or {}).items():
+        settings[name] = replace(settings[name], values=(value,))
     enumeration = enumerate_worlds(document, settings)
     if enumeration.problems:
         raise DiagnosticError(*_distinct(enumeration.problems))
+    if not enumeration.worlds:
+        raise DiagnosticError(_nothing_reachable(document))
     pending = list(reversed(enumeration.worlds))
     while pending:
         world = pending.pop()
@@ -50,6 +54,13 @@ def worlds(document: Document) -> Iterator[Compiled]:
             yield _compiled(world)
         except Undecided as undecided:
             pending += reversed(fork(world, undecided.name))
+
+
+def _nothing_reachable(document: Document) -> Diagnostic:
+    """A spec that holds nowhere would be right in every case that there is."""
+    span = document.require[0].span if document.require else document.span
+    helps = ("drop the requirement that contradicts the others, or give it a `when`",)
+    return Diagnostic(code="require-excludes-all", message="no configuration meets all of `require`", span=span, helps=helps)
 
 
 def _settings(document: Document) -> dict[str, Setting]:
@@ -108,7 +119,7 @@ def _distinct(problems: list[Diagnostic]) -> list[Diagnostic]:
         seen.setdefault(key, problem)
     found: dict[Any, Diagnostic] = {}
     for problem in sorted(seen.values(), key=lambda p: (p.span.start if p.span else -1, p.code)):
-        cause = (problem.code, problem.where or problem.message) if problem.code in _SAID_ONCE else id(problem)
+        cause = (problem.code, problem.where or problem.message) if problem.code in _SAID_ONCE or problem.where else id(problem)
         known = found.setdefault(cause, problem)
         if known is not problem and problem.span is not None and len(known.labels) < 4:
             found[cause] = replace(known, labels=(*known.labels, Label(problem.span, problem.label or "here too")))

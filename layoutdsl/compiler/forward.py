@@ -254,6 +254,7 @@ class _Walker:
             code=limit.slug,
             message=message,
             span=expr.name_span,
+            where=expr.name,
             notes=(f"by the contract row {limit.source}",),
             helps=(f"change the default or the step, or write `accept: {limit.slug}` with a `why`",),
         )

@@ -72,18 +72,17 @@ def check_names(document: Document) -> list[Diagnostic]:
             )
         else:
             seen[name] = (kind, span)
-    return problems + check_segments(document) + list(_unknown_segments(document))
+    return problems + check_segments(document) + list(_unreachable_cases(document))
 
 
-def _unknown_segments(document: Document) -> Iterator[Diagnostic]:
-    """``segments`` names axes: ``n``, or ``w13.n`` for an axis of one member."""
-    axes = {axis.name.value for axis in document.axes}
-    members = {member.value for each in document.each for member in each.members}
-    for segment in document.segments:
-        member, dot, letter = segment.axis.value.rpartition(".")
-        if letter not in axes or (dot and member not in members):
-            message = f"`{segment.axis.value}` is not an axis"
-            yield Diagnostic(code="not-an-axis", message=message, span=segment.axis.span, helps=(f"axes: {', '.join(sorted(axes))}",))
+def _unreachable_cases(document: Document) -> Iterator[Diagnostic]:
+    """The first case that holds is the case, so ``otherwise`` comes last."""
+    for facet in document.variants:
+        for before, case in zip(facet.cases, facet.cases[1:]):
+            if before.condition is None:
+                message = f"`{case.name.value}` stands behind `otherwise`, so it is never the case"
+                label = Label(before.span, "this holds always")
+                yield Diagnostic(code="case-unreachable", message=message, span=case.name.span, labels=(label,), helps=("move the `otherwise` to the end",))
 
 
 def check_segments(document: Document) -> list[Diagnostic]:
@@ -99,7 +98,7 @@ def check_segments(document: Document) -> list[Diagnostic]:
             )
         names = [name.value for name in segment.names]
         if len(set(names)) != len(names):
-            problems.append(Diagnostic(code="name-clash", message="two segments have one name", span=segment.span))
+            problems.append(Diagnostic(code="name-clash", message="two segments have one name", span=segment.span, helps=("take another name",)))
     return problems
 
 

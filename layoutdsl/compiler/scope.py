@@ -57,7 +57,11 @@ def members_of(document: Document) -> tuple[Member, ...]:
         return (Member(),)
     lengths = {len(each.members) for each in document.each}
     if len(lengths) > 1:
-        fail("each-not-parallel", document.each[-1].span, f"the word lists of `each` differ in length: {', '.join(f'{each.name.value} has {len(each.members)}' for each in document.each)}")
+        fail(
+            "each-not-parallel",
+            document.each[-1].span,
+            f"the word lists of `each` differ in length: {', '.join(f'{each.name.value} has {len(each.members)}' for each in document.each)}",
+        )
     return tuple(Member(tuple((each.name.value, each.members[i].value) for each in document.each)) for i in range(len(document.each[0].members)))
 
 

@@ -21,7 +21,7 @@ from layoutdsl.ir.program import Condition
 from layoutdsl.ir.symbolic import Facts, Size
 from layoutdsl.plan.sizes import SizeExpr, names_in
 from layoutdsl.syntax.document import Document, Facet
-from layoutdsl.syntax.tree import Binary, Constant, Expr, Items, Name, Rule
+from layoutdsl.syntax.tree import Binary, Call, Constant, ElementText, Expr, Items, LayoutText, Name, Rule
 
 MAX_WORLDS = 2000
 MAX_LITERAL = 64
@@ -100,6 +100,8 @@ def _holds(value: ConfigValue, op: str, literal: Any) -> bool:
 def _comparisons(document: Document) -> Iterator[Atom]:
     """(name, operator, literal) of every comparison of a name with a literal; operator ``use`` for any other mention."""
     for node, parents in _nodes(document, ()):
+        for name in _dtype_names(node):
+            yield name, "use", None
         if not isinstance(node, Name):
             continue
         parent = parents[-1] if parents else None
@@ -111,6 +113,16 @@ def _comparisons(document: Document) -> Iterator[Atom]:
         elif isinstance(parent, Binary) and parent.op not in ("and", "or"):
             op = "use"
         yield node.id, op, literal
+
+
+def _dtype_names(node: Any) -> tuple[str, ...]:
+    """Names that stand where a dtype stands: in types, and as casts."""
+    match node:
+        case ElementText(name) | Call(name):
+            return (name,)
+        case LayoutText(storage=storage):
+            return (storage,)
+    return ()
 
 
 def _atom(node: Name, parent: Binary) -> tuple[str, Any]:
@@ -216,7 +228,7 @@ def _names_outside_facets(document: Document, domains: Mapping[str, Any]) -> tup
     """Names of finite domain that params, steps and the like mention themselves; tried at once, so that no elaboration starts in vain."""
     sections = (document.params, document.steps, document.axes, document.let, document.value, document.invariants, document.forward)
     found = {node.id for node, _ in _nodes(sections, ()) if isinstance(node, Name)}
-    found |= {node.name for node, _ in _nodes(document.params, ()) if type(node).__name__ == "ElementText"}
+    found |= {name for node, _ in _nodes(sections, ()) for name in _dtype_names(node)}
     return tuple(name for name in domains if name in found)
 
 

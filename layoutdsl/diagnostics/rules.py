@@ -481,6 +481,20 @@ CASES = (
         'source:\n  packed:   version == "1.0.0"\n  unpacked: otherwise',
     ),
     _rule(
+        "case-unreachable",
+        "a case that never is the case",
+        "In a facet, the first case that holds is the case. Behind `otherwise`, which always holds, none is ever looked at.",
+        'plain:  otherwise\npacked: version == "1.0.0"',
+        'packed: version == "1.0.0"\nplain:  otherwise',
+    ),
+    _rule(
+        "require-excludes-all",
+        "no configuration is left",
+        """Requirements that contradict each other exclude every configuration. Such a spec would be right in every case that there is, and serve nobody.""",
+        "require:\n  - group_size == none\n  - group_size == 32",
+        "require:\n  - group_size == 32",
+    ),
+    _rule(
         "open-world",
         "`otherwise` over consumers or devices",
         """`otherwise` takes in releases and chips that do not exist yet. When one appeared, a spec that said `main: otherwise` took it without a word and

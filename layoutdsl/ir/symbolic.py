@@ -649,7 +649,17 @@ class Facts:
         names = sorted(symbolic.keys() | units.keys() | self.lower.keys())
         unbounded = {name: divisors for name, divisors in symbolic.items() if name not in units and name not in self.lower}
         ways = (self._shift_all(names, units, symbolic), self._shift_all(names, units, unbounded))
-        return ways if ways[0] != ways[1] else ways[:1]
+        products = self._products()
+        return (*(ways if ways[0] != ways[1] else ways[:1]), *([{**ways[0], **products}] if products else []))
+
+    def _products(self) -> dict[Monomial, Size]:
+        """A product of symbols with a constant divisor is a free multiple of it: ``16 | K*tp`` makes ``K*tp`` at least 16. One more way, for that product alone."""
+        found: dict[Monomial, Size] = {}
+        for i, (divisor, dividend) in enumerate(self.divides):
+            unit = divisor.constant
+            if unit is not None and len(dividend.terms) == 1 and dividend.terms[0][1] == 1 and len(dividend.terms[0][0]) > 1:
+                found[dividend.terms[0][0]] = (_symbol(f"product {i}") + 1) * unit
+        return found
 
     def _shift_all(self, names: list[str], units: Mapping[str, int], symbolic: Mapping[str, list[Size]]) -> dict[Monomial, Size]:
         chosen: dict[str, Size] = {}

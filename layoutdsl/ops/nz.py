@@ -41,7 +41,11 @@ class Nz(Op):
         if storage.bits == 64 or storage.kind == "bool" or (storage.name == "float32" and activation is None):
             raise Reject("nz-dtype", f"{storage.name} has no FRACTAL_NZ form")
         if not kind.contiguous:
-            raise Reject("nz-not-contiguous", "`nz` reads memory in the order of the dims, and this value is a view with another order", helps=["write `contiguous` before `nz`"])
+            raise Reject(
+                "nz-not-contiguous",
+                "`nz` reads memory in the order of the dims, and this value is a view with another order",
+                helps=["write `contiguous` before `nz`"],
+            )
         return replace(kind, format=_width(storage.bits // 8, activation), view=False)
 
 

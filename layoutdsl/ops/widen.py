@@ -35,5 +35,7 @@ class Widen(Op):
         if new.kind not in ("int", "uint"):
             raise Reject("widen-not-integer", f"`widen({new.name}, ...)`: {new.name} is not an integer dtype")
         if new.bits <= old.bits:
-            raise Reject("widen-not-wider", f"`widen({new.name}, ...)`: {new.name} is not wider than {old.name}", helps=[f"`bitcast({new.name})` keeps the bits"])
+            raise Reject(
+                "widen-not-wider", f"`widen({new.name}, ...)`: {new.name} is not wider than {old.name}", helps=[f"`bitcast({new.name})` keeps the bits"]
+            )
         return replace(kind, storage=new.name, extension=cast(Literal["zero", "sign"], args["extension"]), view=False)

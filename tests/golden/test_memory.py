@@ -27,7 +27,6 @@ MOE: dict[str, dict[str, Any]] = {
     "ct-group": {"consumer": "vllm-ascend-0.23", "group_size": GROUP, "weight_strategy": "group", **CT},
     "ct-channel": {"consumer": "vllm-ascend-main", "group_size": 0, "weight_strategy": "channel", **CT},
     "ct-lists": {"consumer": "vllm-ascend-main", "group_size": 0, "weight_strategy": "channel", "expert_lists": True, **CT},
-    "ct-mega": {"consumer": "vllm-ascend-main", "group_size": 0, "weight_strategy": "channel", "mega_moe": True, "fused_mc2": 1, **CT},
 }
 LINEAR: dict[str, dict[str, Any]] = {
     "unpacked": {"consumer": "vllm-ascend-0.16", "group_size": GROUP},
@@ -60,7 +59,7 @@ def compiled(layer, config):
     return layoutdsl.compile_spec("W4A8_DYNAMIC", layer=layer, config=json.loads(config), params_dtype="bfloat16")
 
 def measure(plan, sizes, options):
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     layer = plan.layer
     small = {**sizes, **({"num_experts": 2} if layer == "moe" else {}), **{name: 128 for name in sizes if name != "num_experts"}}
     first = plan.bind(small)
@@ -126,14 +125,15 @@ def test_experts_stream(name: str, mode: str) -> None:
     if (name, 2, mode) not in measured():
         pytest.skip("without a float sum over weights the modes are one")
     few, some, many = (measured()[name, count, mode]["temporary"] for count in EXPERTS)
-    assert max(some, many) <= few + 2 * MIB, f"{few / MIB:.1f}, {some / MIB:.1f}, {many / MIB:.1f} MiB for {EXPERTS} experts"
-    assert many <= 24 * MIB
+    # The slack is for what the measure itself does; 24 experts more with a scale of each kept would be above it.
+    assert some <= few + MIB and many <= some + MIB, f"{few / MIB:.1f}, {some / MIB:.1f}, {many / MIB:.1f} MiB for {EXPERTS} experts"
+    assert max(few, some, many) <= 8 * MIB
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 @pytest.mark.parametrize("name", LINEAR)
 def test_no_float_copy_of_a_weight(name: str, mode: str) -> None:
-    assert measured()[name, None, mode]["temporary"] <= 4 * K * N // 2
+    assert measured()[name, None, mode]["temporary"] <= 4 * K * N // 8
 
 
 if __name__ == "__main__":

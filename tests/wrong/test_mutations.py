@@ -67,6 +67,13 @@ MUTATIONS = (
     linear("a case of a parameter forgotten", "    unpacked: int4[n, k] in int8[n, k]\n", "", ("tensor-not-in-case", "W[n, k]:")),
     linear("a case renamed", "    packed:   version", "    paired:   version", ("name-unknown", "packed:   int4")),
     linear("a facet with a hole", "other: otherwise", 'column: layer_type == "col"', ("facet-not-exhaustive", "split:")),
+    linear(
+        "otherwise first",
+        '    packed:   version == "1.0.0"\n    unpacked: otherwise',
+        '    unpacked: otherwise\n    packed:   version == "1.0.0"',
+        ("case-unreachable", "packed:   version"),
+    ),
+    linear("requirements that exclude everything", "  - N % 8 == 0\n", "  - N % 8 == 0\n  - packed\n  - unpacked\n", ("require-excludes-all", "- N % 8")),
     # ---- linear: steps
     linear(
         "M15 no fact about n",
@@ -145,7 +152,7 @@ MUTATIONS = (
     linear("the weight misspelt", "(x, weight,", "(x, wieght,", ("name-unknown", CALL)),
     linear("the scale of the channels for that of the groups", "cast(x.dtype, weight_scale_second)", "cast(x.dtype, weight_scale)", ("contract-layout", CALL)),
     linear("accept misspelt", "accept: nz-group-size", "accept: nz-groupsize", ("accept-unused", "accept: nz-groupsize")),
-    linear("accept of what is right", "accept: nz-group-size", "accept: contract-layout", ("accept-unused", "accept: contract"), ("nz-group-size", CALL)),
+    linear("accept of what is right", "accept: nz-group-size", "accept: contract-layout", ("nz-group-size", CALL)),
     # ---- moe: what is stored
     moe("A06 M59 an axis that is none", "packed: float32[e, n, k//chunk]", "packed: float32[e, n, 16//tp_size]", ("not-a-digit", "packed: float32")),
     moe("otherwise swallows the next release", 'main:    consumer == "vllm-ascend-main"', "main:    otherwise", ("open-world", "main:    otherwise")),
@@ -226,6 +233,7 @@ MUTATIONS = (
         ("no-op", "- <p>_weight_scale[e, k//g, n]:"),
     ),
     # ---- moe: the calls
+    moe("a group size that the kernel does not take", "{not main: 256,", "{not main: 128,", ("a8w4-group-size", H)),
     moe(
         "a list for one tensor",
         "scale=[w13_weight_scale], bias=[w13_scale_bias]",
@@ -263,7 +271,11 @@ SAME = (
     linear("Q3 contiguous twice", "| contiguous |", "| contiguous | contiguous |"),
     linear("Q3 a view of a view", "- weight_offset: view [n]", "- weight_offset: view [n] | view [n, 0] | view [n]"),
     linear("Q5 index math for a view", "- scale_bias: view [n]", "- scale_bias[n]: scale_bias[n]"),
-    linear("Q5 the unit entry written out", "* weight_scale_second[n, k//group_size]\n\n", "* weight_scale_second[k//group_size, n]\n\n"),
+    linear(
+        "Q5 the unit entry written out",
+        "weight_scale[n] * weight_scale_second[n, k//group_size]\n\n",
+        "weight_scale[n, 0] * weight_scale_second[k//group_size, n]\n\n",
+    ),
     linear(
         "Q6 a number rounded down that is provably exact",
         "- weight_offset: view [n]",
@@ -274,7 +286,7 @@ SAME = (
     ),
     linear("two steps for one", "transpose(k, n) | contiguous | nz", "transpose(k, n)\n  - weight: contiguous | nz"),
     linear("view for transpose", "weight: transpose(k, n) |", "weight: view [k, n] when unpacked | transpose(k, n) when packed |"),
-    linear("relayout for pack", "unpacked: pack(n, int32)", "unpacked: is int4[n, k] in int8[k, n] when weight_nz_mode == 0 | pack(n, int32)"),
+    linear("a type stated on the way", "unpacked: pack(n, int32)", "unpacked: is int4[n, k] in int8[k, n] when weight_nz_mode == 0 | pack(n, int32)"),
     linear("the factor behind the sum", "8 * " + SUM[4:], SUM[4:] + " * 8"),
     linear("a stronger fact", "N % 8 == 0", "N % 64 == 0"),
     linear("facts about multiples", "N % 8 == 0", "N % 2 == 0\n  - N % 8 == 0"),
