@@ -150,7 +150,9 @@ class Plan:
 
     def bind(self, sizes: Mapping[str, int]) -> Plan:
         """The plan for a layer of these sizes. Raises DiagnosticError: unknown or missing sizes, a broken requirement."""
-        return Plan(self._plan, bind(self._plan, sizes), sizes)
+        # Sizes come from configs and tensors too: anything that is an exact integer will do (numpy's, torch's), a truth value will not.
+        plain = {name: int(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value for name, value in sizes.items()}
+        return Plan(self._plan, bind(self._plan, plain), plain)
 
     @property
     def bound(self) -> model.Plan:
@@ -213,6 +215,8 @@ class Plan:
         """
         from layoutdsl.runtime.execute import run
 
+        if math not in ("exact", "fast"):
+            raise DiagnosticError(Diagnostic(code="config-value", message=f"`math` cannot be {math!r}", where="math", helps=("write `exact` or `fast`",)))
         return run(self._bound_for(tensors), tensors, math=math, donate=donate)
 
     def _bound_for(self, tensors: Mapping[str, torch.Tensor]) -> model.Plan:
@@ -290,7 +294,13 @@ def load_plan(path: str | Path) -> Plan:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise DiagnosticError(Diagnostic(code="file-unreadable", message=str(error.strerror or error).lower(), where=str(path))) from None
+        raise DiagnosticError(
+            Diagnostic(
+                code="file-missing" if isinstance(error, FileNotFoundError) else "file-unreadable",
+                message=str(error.strerror or error).lower(),
+                where=str(path),
+            )
+        ) from None
     except UnicodeDecodeError:
         raise DiagnosticError(Diagnostic(code="plan-syntax", message="this is not UTF-8 text", where=str(path))) from None
     try:

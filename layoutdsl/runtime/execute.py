@@ -39,7 +39,7 @@ def run(plan: Plan, tensors: Mapping[str, torch.Tensor], *, math: MathMode = "ex
     of each. donate: ``tensors`` must be a dict and is emptied: each input is removed after its last use, so that its memory can go while the rest is still made
     (unless the caller holds it too).
 
-    Raises: DiagnosticError with ``tensor-missing``, ``tensor-unexpected``, ``tensor-dtype``, ``tensor-shape``, ``tensor-device``; before any work.
+    Raises: DiagnosticError with ``tensor-kind``, ``tensor-missing``, ``tensor-unexpected``, ``tensor-dtype``, ``tensor-shape``, ``tensor-device``; before any work.
     """
     device = _check(plan, tensors)
     if donate and not isinstance(tensors, dict):
@@ -59,6 +59,14 @@ def run(plan: Plan, tensors: Mapping[str, torch.Tensor], *, math: MathMode = "ex
 
 
 def _check(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> torch.device:
+    strange = {name: type(tensor).__name__ for name, tensor in tensors.items() if not isinstance(tensor, torch.Tensor)}
+    if strange:
+        raise DiagnosticError(
+            *(
+                Diagnostic(code="tensor-kind", message=f"`{name}` is of type {kind}, not a torch tensor", where=name, helps=("pass torch tensors",))
+                for name, kind in strange.items()
+            )
+        )
     found = {name: (NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch.")), tuple(tensor.shape)) for name, tensor in tensors.items()}
     findings = check_inputs(plan, found)
     devices = {name: tensor.device for name, tensor in tensors.items()}
