@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from layoutdsl.cache_folder import folder
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Source, Span
 
 ENTRIES = 512
@@ -48,15 +49,6 @@ def _prove(source: Source) -> list[Diagnostic]:
         return validate(read_spec(source))
     except DiagnosticError as error:
         return list(error.diagnostics)
-
-
-def folder() -> Path:
-    """``$LAYOUTDSL_CACHE``, else ``layoutdsl`` in the user's cache folder."""
-    chosen = os.environ.get("LAYOUTDSL_CACHE")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "layoutdsl"
 
 
 def _entry(source: Source) -> Path:

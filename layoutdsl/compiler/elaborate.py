@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, NoReturn, cast
 
-from layoutdsl.compiler.evaluate import evaluate, fail, integer, size_of
+from layoutdsl.compiler.evaluate import evaluate, fail, integer
 from layoutdsl.compiler.helps import help_for
 from layoutdsl.compiler.math import Math, Typed
 from layoutdsl.compiler.scope import Context, Member, World, members_of
@@ -466,7 +466,7 @@ def _argument(kind: str, words: tuple[str, ...], expr: Expr, op: Op, context: Co
                 fail("argument-kind", expr.span, f"`{op.name}` needs the name of a kernel here")
             return expr.id
         case "size":
-            return size_of(expr, context)
+            return context.divisor(expr)
         case _:
             value = integer(expr, context)
             return value if isinstance(value, int) else fail("argument-kind", expr.span, f"`{op.name}` needs a number here")

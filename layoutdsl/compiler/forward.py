@@ -299,6 +299,8 @@ class _Walker:
         return replace(inner, type=self._casted(inner.type, dtype))
 
     def _casted(self, kind: TensorType, dtype: Expr) -> TensorType:
-        name = dtype.id if isinstance(dtype, Name) else ""
-        element = str(evaluate(Name("params_dtype" if name == "x.dtype" else name, dtype.span), self.context))
-        return replace(kind, element=Element(element), storage=ELEMENTS[element].native or kind.storage)
+        name = dtype.id if isinstance(dtype, Name) else dtype.span.text
+        element = evaluate(Name("params_dtype" if name == "x.dtype" else name, dtype.span), self.context)
+        if not isinstance(element, DtypeName):
+            fail("not-a-dtype", dtype.span, f"`{name}` is not a dtype", helps=("write `x.dtype`, or a dtype",))
+        return replace(kind, element=Element(str(element)), storage=ELEMENTS[element].native or kind.storage)

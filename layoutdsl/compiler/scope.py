@@ -264,9 +264,9 @@ class Context:
             case Name(name, span):
                 return self._top(name, span, Size.of(1))
             case Binary("//", left, right):
-                return self._coarser(left, self._divisor(right), right.span)
+                return self._coarser(left, self.divisor(right), right.span)
             case Binary("%", left, right):
-                return self._inner(left, self._divisor(right))
+                return self._inner(left, self.divisor(right))
             case Group() | Pick():
                 fail("not-a-digit", entry.span, "this form of index is not possible here")
             case _:
@@ -289,7 +289,7 @@ class Context:
             case Name(name, name_span):
                 return self._top(name, name_span, div)
             case Binary("%", inner, right):
-                digit, modulus = self.digit(inner), self._divisor(right)
+                digit, modulus = self.digit(inner), self.divisor(right)
                 if digit is not None:
                     return Digit(digit.axis, digit.div * div, self.facts.div(modulus, div), False)
         fail("not-a-digit", left.span, f"`{left.span.text}` is not an axis")
@@ -300,7 +300,8 @@ class Context:
             fail("not-a-digit", left.span, "`0` has no remainder")
         return Digit(digit.axis, digit.div, modulus, digit.ext == modulus)
 
-    def _divisor(self, expr: Expr) -> Size:
+    def divisor(self, expr: Expr) -> Size:
+        """What something is divided by, or padded to a multiple of. Raises DiagnosticError (``divisor-not-a-product``)."""
         size = size_of(expr, self)
         if len(size.terms) != 1 or size.terms[0][1] <= 0:
             fail("divisor-not-a-product", expr.span, f"`{expr.span.text}` is not a product of names and positive numbers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from layoutdsl.compiler.evaluate import DtypeName, fail, size_of
+from layoutdsl.compiler.evaluate import DtypeName, fail
 from layoutdsl.compiler.helps import help_for
 from layoutdsl.compiler.scope import Context
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
@@ -104,7 +104,7 @@ def _pad(text: PadText, context: Context) -> Pad:
     axis = context.axes.get(text.axis)
     if axis is None:
         fail("not-an-axis", text.span, f"`{text.axis}` is not an axis", helps=(f"axes: {', '.join(context.axes)}",))
-    multiple = size_of(text.multiple, context)
+    multiple = context.divisor(text.multiple)
     return Pad(axis, multiple * context.facts.cdiv(context.space.extents[axis], multiple), text.fill)
 
 

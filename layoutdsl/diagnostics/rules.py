@@ -1349,6 +1349,13 @@ RUNTIME = (
         "weight: [48, 192], or another `version`",
     ),
     _rule(
+        "tensor-kind",
+        "this is not a tensor",
+        "A plan runs on torch tensors by name. A list, an array or a number in their place has no dtype and no memory that the plan could check.",
+        'plan.run({"weight": weight.tolist()})',
+        'plan.run({"weight": weight})',
+    ),
+    _rule(
         "tensor-device",
         "the tensors are on several devices",
         "A plan runs where its tensors are. Copies between devices are the caller's decision.",

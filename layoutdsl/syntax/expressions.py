@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from layoutdsl.cache_folder import private_folder
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
 from layoutdsl.syntax.tree import Expr, Pipeline, Rule, Target, TypeText
 
@@ -77,8 +78,20 @@ def _parser() -> tuple[Lark, TreeBuilder]:
 
     grammar = files("layoutdsl.syntax").joinpath("grammar.lark").read_text(encoding="utf-8")
     builder = TreeBuilder()
-    lark = Lark(grammar, parser="lalr", lexer="contextual", start=list(STARTS), transformer=builder, maybe_placeholders=False, keep_all_tokens=True)
-    return lark, builder
+    options: dict[str, Any] = {
+        "parser": "lalr",
+        "lexer": "contextual",
+        "start": list(STARTS),
+        "transformer": builder,
+        "maybe_placeholders": False,
+        "keep_all_tokens": True,
+    }
+    # The tables take 50 ms to build. lark keeps them in a file that it checks against the grammar, its version and Python's; it is a pickle, so only from a folder that is ours.
+    tables = private_folder()
+    try:
+        return Lark(grammar, **options, cache=str(tables / "grammar.tables") if tables is not None else False), builder
+    except OSError:
+        return Lark(grammar, **options), builder
 
 
 def _parse(span: Span, start: str) -> object:
