@@ -16,7 +16,8 @@ def folder() -> Path:
 
 
 def private_folder() -> Path | None:
-    """The folder, made if need be, if nobody but its owner, who is us, can write to it; else None. What is read from it may then be trusted like our own files."""
+    """The folder, made if need be, if nobody but its owner, who is us, can write to it; else None. What is read from it may then be trusted like our own
+    files."""
     place = folder()
     try:
         place.mkdir(parents=True, exist_ok=True, mode=0o700)

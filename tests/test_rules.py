@@ -47,7 +47,9 @@ def reported() -> dict[str, list[str]]:
     known = positions()
     for path, tree in TREES.items():
         for call in ast.walk(tree):
-            for code in constants(code_of(call, known)) if isinstance(call, ast.Call) else ():
+            if not isinstance(call, ast.Call):
+                continue
+            for code in constants(code_of(call, known)):
                 found.setdefault(code, []).append(f"{path.relative_to(PACKAGE)}:{call.lineno}")
     return found
 

@@ -168,7 +168,10 @@ def elaborate(world: World) -> Elaboration:
 
 def _name_everything(state: Elaboration) -> None:
     """Names that exist in some case, with the member that owns them: outside a template, a step's axes are those of its target's owner."""
-    document = state.world.document
+    document, memos = state.world.document, state.world.memos
+    if "names" in memos:
+        state.creators, state.named = memos["names"]
+        return
     stored = [param.name.value for param in document.params]
     names = stored + [step.target.name for step in _flat(document.steps)]
     made = stored + [step.target.name for step in _flat(document.steps) if _creates(step)]
@@ -179,6 +182,7 @@ def _name_everything(state: Elaboration) -> None:
                 state.named.setdefault(member.member.expand(text), member.member.name)
     for text in names:
         state.named.setdefault(text, next(iter(state.contexts)))
+    memos["names"] = state.creators, state.named
 
 
 def _flat(items: tuple[Any, ...]) -> Iterator[Step]:

@@ -1,7 +1,7 @@
 """``extends: SCHEME.layer`` and ``forward: SCHEME.layer``: one document from two, before any name gets a meaning.
 
-The child's entries come after the parent's; an entry of the same name replaces the parent's; steps and requirements are appended; ``value`` and ``forward`` are the child's
-where it has them. Spans keep pointing into the file they came from.
+The child's entries come after the parent's; an entry of the same name replaces the parent's; steps and requirements are appended; ``value`` and ``forward``
+are the child's where it has them. Spans keep pointing into the file they came from.
 """
 
 from __future__ import annotations

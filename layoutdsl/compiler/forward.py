@@ -102,7 +102,11 @@ class _Walker:
         self.result.calls.append(PlanCall(names, expr, when))
 
     def _at_call_time(self, expr: Expr) -> bool:
-        return any((isinstance(n, Call) and n.name == "given") or (isinstance(n, Name) and n.id.endswith(".dtype")) for n in walk(expr))
+        memo: dict[Any, Any] = self.context.memo
+        key = ("call time", id(expr))
+        if key not in memo:
+            memo[key] = any((isinstance(n, Call) and n.name == "given") or (isinstance(n, Name) and n.id.endswith(".dtype")) for n in walk(expr))
+        return bool(memo[key])
 
     # -- expressions
 
@@ -166,7 +170,11 @@ class _Walker:
         if base[0] != "layer":
             return ("stages", base, " | ".join(" ".join(stage.span.text.split()) for stage in expr.stages))
         value = self._tensor(name, expr.name.span)
-        return ("view", base, plan_type(view_inline(self.context, name, value, expr.stages)))
+        memo: dict[Any, Any] = self.context.memo
+        key = (id(expr), id(value.type))
+        if key not in memo:
+            memo[key] = (value.type, plan_type(view_inline(self.context, name, value, expr.stages)))
+        return ("view", base, memo[key][1])
 
     def _tensor(self, name: str, span: Span) -> Value:
         value = self.state.bindings[name].value

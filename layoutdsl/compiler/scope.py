@@ -6,7 +6,7 @@ decided or raises ``Undecided``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar, cast
@@ -19,7 +19,7 @@ from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ir.layout import Digit, Dim, Space
 from layoutdsl.ir.symbolic import Facts, Size
 from layoutdsl.syntax.document import Cased, CaseMap, Document
-from layoutdsl.syntax.tree import Binary, Constant, Entry, Expr, Group, Index, Name, Pick
+from layoutdsl.syntax.tree import Binary, Constant, Entry, Expr, Group, Name, Pick, Unary
 
 T = TypeVar("T")
 
@@ -76,10 +76,15 @@ class World:
     cases: dict[str, bool] = field(default_factory=dict)
     facts: Facts = field(default_factory=Facts)
     concrete: bool = False
-    memos: dict[Any, dict[int, Any]] = field(default_factory=dict)
+    memos: dict[Any, Any] = field(default_factory=dict)
     uses: frozenset[str] | None = None
     bounds: Facts = field(default_factory=Facts)
     used: set[str] = field(default_factory=set)
+
+    @property
+    def decided(self) -> bool:
+        """Are the cases of all facets known?"""
+        return len(self.cases) == sum(len(facet.cases) for facet in self.document.variants)
 
     def describe(self) -> str:
         """The decided names that matter, for messages."""
@@ -99,6 +104,7 @@ class Context:
     _space: Space | None = None
     _memo: dict[int, Any] | None = None
     _known: dict[str, Any] = field(default_factory=dict)
+    _flags: dict[str, bool] | None = None
 
     # -- names
 
@@ -181,7 +187,7 @@ class Context:
         """The alternative that holds, or None. Raises DiagnosticError (``case-overlap``) if several do."""
         if not isinstance(cased, CaseMap):
             return cased
-        held = [arm for arm in cased.arms if truth(arm.condition, self)]
+        held = [arm for arm in cased.arms if self.holds(arm.condition)]
         if len(held) > 1:
             label = Label(held[0].condition.span, "this one holds too")
             message = f"two cases hold at once: {self.world.describe()}"
@@ -194,7 +200,25 @@ class Context:
         return cast("Expr | None", self.arm(cased))
 
     def holds(self, condition: Expr | None) -> bool:
-        return condition is None or truth(condition, self)
+        if condition is None:
+            return True
+        flags = self.flags
+        if flags is None:
+            return truth(condition, self)
+        predicates = self.world.memos.setdefault("predicates", {})
+        key = id(condition)
+        if key not in predicates:
+            predicates[key] = _predicate(condition, flags)
+        predicate = predicates[key]
+        return predicate(flags) if predicate is not None else truth(condition, self)
+
+    @property
+    def flags(self) -> dict[str, bool] | None:
+        """Truth of every case and every member's name; None while the cases are being decided."""
+        if self._flags is None and self.world.decided:
+            ours = {word for _, word in self.member.bindings}
+            self._flags = self.world.cases | {word: word in ours for words in self._member_words() for word in words}
+        return self._flags
 
     # -- axes and digits
 
@@ -334,5 +358,22 @@ def _plain(size: Size) -> int | Size:
     return size.constant if size.constant is not None else size
 
 
-def index_text(index: Index) -> str:
-    return index.span.text
+Predicate = Callable[[Mapping[str, bool]], bool]
+
+
+def _predicate(expr: Expr, flags: Mapping[str, bool]) -> Predicate | None:
+    """A condition over case names alone as a function of their truth: the same conditions are asked in every world. None for any other condition."""
+    match expr:
+        case Name(name) if name in flags:
+            return lambda truths: truths[name]
+        case Unary("not", operand):
+            inner = _predicate(operand, flags)
+            return None if inner is None else lambda truths: not inner(truths)
+        case Binary("and" | "or" as op, left, right):
+            first, second = _predicate(left, flags), _predicate(right, flags)
+            if first is None or second is None:
+                return None
+            if op == "and":
+                return lambda truths: first(truths) and second(truths)
+            return lambda truths: first(truths) or second(truths)
+    return None

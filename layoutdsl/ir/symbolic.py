@@ -653,7 +653,8 @@ class Facts:
         return (*(ways if ways[0] != ways[1] else ways[:1]), *([{**ways[0], **products}] if products else []))
 
     def _products(self) -> dict[Monomial, Size]:
-        """A product of symbols with a constant divisor is a free multiple of it: ``16 | K*tp`` makes ``K*tp`` at least 16. One more way, for that product alone."""
+        """A product of symbols with a constant divisor is a free multiple of it: ``16 | K*tp`` makes ``K*tp`` at least 16. One more way, for that product
+        alone."""
         found: dict[Monomial, Size] = {}
         for i, (divisor, dividend) in enumerate(self.divides):
             unit = divisor.constant

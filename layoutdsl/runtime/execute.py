@@ -39,7 +39,8 @@ def run(plan: Plan, tensors: Mapping[str, torch.Tensor], *, math: MathMode = "ex
     of each. donate: ``tensors`` must be a dict and is emptied: each input is removed after its last use, so that its memory can go while the rest is still made
     (unless the caller holds it too).
 
-    Raises: DiagnosticError with ``tensor-kind``, ``tensor-missing``, ``tensor-unexpected``, ``tensor-dtype``, ``tensor-shape``, ``tensor-device``; before any work.
+    Raises: DiagnosticError with ``tensor-kind``, ``tensor-missing``, ``tensor-unexpected``, ``tensor-dtype``, ``tensor-shape``, ``tensor-device``; before
+    any work.
     """
     device = _check(plan, tensors)
     if donate and not isinstance(tensors, dict):

@@ -86,7 +86,8 @@ def _parser() -> tuple[Lark, TreeBuilder]:
         "maybe_placeholders": False,
         "keep_all_tokens": True,
     }
-    # The tables take 50 ms to build. lark keeps them in a file that it checks against the grammar, its version and Python's; it is a pickle, so only from a folder that is ours.
+    # The tables take 50 ms to build. lark keeps them in a file that it checks against the grammar, its version and Python's; it is a pickle, so only from
+    # a folder that is ours.
     tables = private_folder()
     try:
         return Lark(grammar, **options, cache=str(tables / "grammar.tables") if tables is not None else False), builder

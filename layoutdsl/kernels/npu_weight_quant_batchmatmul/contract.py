@@ -31,6 +31,7 @@ CONTRACT = Contract(
             arguments={"weight": "int4[k, n] in int32[k, n//8 | n%8]", "antiquant_scale": _SCALE, "antiquant_offset": _SCALE},
             integers={"g": "antiquant_group_size"},
             limits=(_GROUPS,),
+            required=("antiquant_scale",),
             source=_DOCUMENT,
         ),
         Row(
@@ -42,6 +43,7 @@ CONTRACT = Contract(
                 LimitRow(slug="nz-group-size", test="g in [64, 128]"),
                 LimitRow(slug="nz-alignment", test="K % g == 0 and N % 64 == 0"),
             ),
+            required=("antiquant_scale",),
             source=_DOCUMENT + "; users' reports of `antiquantGroupSize should be 128 or 64`",
         ),
         Row(
@@ -54,6 +56,7 @@ CONTRACT = Contract(
             },
             integers={"g": "antiquant_group_size"},
             limits=(_GROUPS,),
+            required=("antiquant_scale",),
             source=_DOCUMENT,
         ),
         Row(
@@ -61,6 +64,7 @@ CONTRACT = Contract(
             devices=("a2", "a3"),
             arguments={"weight": "int8[k, n]", "antiquant_scale": "x_dtype[n]", "antiquant_offset": "x_dtype[n]"},
             integers={},
+            required=("antiquant_scale",),
             source=_DOCUMENT,
         ),
         Row(
@@ -68,6 +72,7 @@ CONTRACT = Contract(
             devices=("a2", "a3"),
             arguments={"weight": "int8[k, n] over [n, k]", "antiquant_scale": "x_dtype[n, 0]", "antiquant_offset": "x_dtype[n, 0]"},
             integers={},
+            required=("antiquant_scale",),
             source=_DOCUMENT,
         ),
         Row(
@@ -75,6 +80,7 @@ CONTRACT = Contract(
             devices=("a2", "a3"),
             arguments={"weight": "int8[k, n] over nz[k, n]", "antiquant_scale": "x_dtype[n]", "antiquant_offset": "x_dtype[n]"},
             integers={},
+            required=("antiquant_scale",),
             source=_DOCUMENT,
         ),
         Row(
@@ -82,6 +88,7 @@ CONTRACT = Contract(
             devices=("310p",),
             arguments={"weight": "int8[k, n] over nz[n, k]", "antiquant_scale": "x_dtype[n]", "antiquant_offset": "x_dtype[n]"},
             integers={},
+            required=("antiquant_scale",),
             source=_DOCUMENT,
         ),
     ),
