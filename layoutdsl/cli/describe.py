@@ -13,8 +13,8 @@ from layoutdsl.cli.sheet import Sheet, arm_text, one_line, storage_words
 from layoutdsl.compiler.driver import compile_document, elaborate_one, worlds
 from layoutdsl.compiler.emit import test_expr
 from layoutdsl.compiler.loaders import loader_attributes
+from layoutdsl.compiler.require import conditions_of
 from layoutdsl.compiler.scope import SYMBOLIC, Context
-from layoutdsl.compiler.worlds import conditions_of
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.program import Parameter
 from layoutdsl.plan.bind import bind

@@ -12,7 +12,7 @@ from typing import Any
 
 from layoutdsl.compiler.emit import test_expr
 from layoutdsl.compiler.evaluate import DtypeName
-from layoutdsl.compiler.scope import Context
+from layoutdsl.compiler.scope import Context, Memo
 from layoutdsl.compiler.types import tensor_type
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Source, Span
 from layoutdsl.ir.layout import TensorType, difference, format_text, type_text
@@ -224,7 +224,7 @@ class _Matcher:
 
     def _row_context(self) -> RowContext:
         context = RowContext(self.context.world, self.context.member, self.context.facts)
-        context._axes, context._space, context._memo = dict(self.letters), self.context.space, {}
+        context._axes, context._space, context._memo = dict(self.letters), self.context.space, Memo()
         context.integers, context.x_dtype = self.integers, self.x_dtype
         return context
 
@@ -240,15 +240,11 @@ class _Matcher:
 
     def _expected(self, name: str, text: TypeText) -> TensorType:
         """The row's type over the operands' axes; made once for all worlds in which the letters mean the same."""
-        memo: dict[Any, Any] = self.context.memo
         key = (text.span.text, tuple(self.letters.items()), tuple(self.integers.items()), self.x_dtype)
-        found = memo.get(key)
-        if found is None:
-            try:
-                found = memo[key] = tensor_type(text, self._row_context())
-            except DiagnosticError as error:
-                raise Mismatch(name, text.span.text, error.diagnostics[0].message) from None
-        return found
+        try:
+            return self.context.memo.by_value(key, lambda: tensor_type(text, self._row_context()))
+        except DiagnosticError as error:
+            raise Mismatch(name, text.span.text, error.diagnostics[0].message) from None
 
     def _limit(self, kernel: str, limit: LimitRow, span: Span) -> Limit:
         expr, context = _row_test(limit.test), self._row_context()

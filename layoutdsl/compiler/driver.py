@@ -8,23 +8,25 @@ from difflib import get_close_matches
 from typing import Any
 
 from layoutdsl.compiler.config import Setting, check_declarations, resolve, settings_of
-from layoutdsl.compiler.elaborate import Elaboration, Silenced, elaborate, outputs_of
+from layoutdsl.compiler.defaults import fill_defaults, why_excluded
+from layoutdsl.compiler.elaborate import Elaboration, elaborate, outputs_of
 from layoutdsl.compiler.emit import emit, test_expr
 from layoutdsl.compiler.evaluate import Undecided
 from layoutdsl.compiler.forward import Forward, elaborate_forward
 from layoutdsl.compiler.liveness import check_liveness
 from layoutdsl.compiler.loaders import loader_attributes
-from layoutdsl.compiler.math import Math
 from layoutdsl.compiler.names import check_names
-from layoutdsl.compiler.scope import Context, World
+from layoutdsl.compiler.require import conditions_of, sizes_used
+from layoutdsl.compiler.scope import World
 from layoutdsl.compiler.types import native_type
-from layoutdsl.compiler.worlds import check_facets, conditions_of, decide, enumerate_worlds, fork, sizes_used
+from layoutdsl.compiler.values import check_values
+from layoutdsl.compiler.worlds import check_facets, decide, enumerate_worlds, fork
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
+from layoutdsl.diagnostics.rules import RULES
 from layoutdsl.ir.layout import TensorType
-from layoutdsl.ir.program import Compute, Constant, Instruction, Output, Program, Value
+from layoutdsl.ir.program import Compute, Constant, Instruction, Output, Program
 from layoutdsl.plan.model import Plan
-from layoutdsl.syntax.document import Document, NoValue, ValueDecl
-from layoutdsl.syntax.tree import Binary, Rule
+from layoutdsl.syntax.document import Document
 
 __all__ = ["Compiled", "World", "compile_document", "validate", "worlds"]
 
@@ -72,7 +74,7 @@ def _settings(document: Document) -> dict[str, Setting]:
 
 def _compiled(world: World) -> Compiled:
     state = elaborate(world)
-    _check_values(state)
+    check_values(state)
     forward = elaborate_forward(state)
     return Compiled(state, forward)
 
@@ -95,8 +97,6 @@ def validate(document: Document) -> list[Diagnostic]:
 
 
 def _unused_accept(code: str, span: Span) -> Diagnostic:
-    from layoutdsl.diagnostics.rules import RULES
-
     if code in RULES:
         return Diagnostic(code="accept-unused", message=f"nothing here is refused with `{code}`", span=span, helps=("drop the `accept`",))
     close = get_close_matches(code, RULES, 1)
@@ -126,82 +126,6 @@ def _distinct(problems: list[Diagnostic]) -> list[Diagnostic]:
     return list(found.values())
 
 
-# --- value and invariants -----------------------------------------------------------------------------------------------------------------------------------
-
-
-class _Stored:
-    """Reads of ``value`` and ``invariants``: parameters as stored, and the named results above."""
-
-    def __init__(self, state: Elaboration) -> None:
-        self.state = state
-        self.results: dict[str, Value] = {}
-
-    def read(self, name: str, span: Span) -> Value:
-        if name in self.results:
-            return self.results[name]
-        if name in self.state.parameters:
-            return self.state.parameters[name].value
-        if name in self.state.broken:
-            raise Silenced
-        self.state.absent(name, span)
-
-    def is_tensor(self, name: str) -> bool:
-        return name in self.results or name in self.state.parameters or name in self.state.failed
-
-
-def _check_values(state: Elaboration) -> None:
-    document, stored = state.world.document, _Stored(state)
-    declarations = () if isinstance(document.value, NoValue) else document.value
-    for decl in declarations:
-        for context in _contexts(state, decl.target.name):
-            state.guarded(decl.span, lambda decl=decl, context=context: _check_value(decl, context, stored))  # type: ignore[misc]
-    for rule in document.invariants:
-        for context in state.contexts.values():
-            state.guarded(rule.span, lambda rule=rule, context=context: _check_invariant(rule, context, stored))  # type: ignore[misc]
-
-
-def _contexts(state: Elaboration, name: str) -> list[Context]:
-    everything = list(state.contexts.values())
-    return everything if "<" in name else everything[:1]
-
-
-def _check_value(decl: ValueDecl, context: Context, stored: _Stored) -> None:
-    body = context.expr(decl.body)
-    if body is None:
-        return
-    name = context.member.expand(decl.target.name)
-    stored.state.failed.add(name)
-    memo: dict[Any, Any] = context.memo
-    # What a checkpoint means depends on its parameters alone, not on the steps: typed once for all worlds that store the same.
-    types = [parameter.value.type for parameter in stored.state.parameters.values()]
-    key = (id(body), tuple(map(id, types)))
-    if key not in memo:
-        dims = context.dims(decl.target.entries or ())
-        loops = tuple(digit for dim in dims for digit in dim)
-        Math(context, stored, loops, real=True).typed(body)
-        memo[key] = (native_type("float64", dims), types)
-    stored.state.failed.discard(name)
-    stored.results[name] = Value(-1, name, memo[key][0], decl.span)
-
-
-def _check_invariant(rule: Rule, context: Context, stored: _Stored) -> None:
-    from layoutdsl.compiler.evaluate import fail
-
-    if not context.holds(rule.condition):
-        return
-    match rule.expr:
-        case Binary("==", left, right):
-            from layoutdsl.syntax.tree import Index
-
-            if not isinstance(left, Index):
-                fail("invariant-form", left.span, "the left side of an invariant is one stored tensor, read with its indices")
-            loops = tuple(digit for entry in left.entries if (digit := context.digit(entry)) is not None)
-            for side in (left, right):
-                Math(context, stored, loops, real=True).typed(side)
-        case _:
-            fail("invariant-form", rule.expr.span, "an invariant is an equation", helps=("write `left[...] == right`",))
-
-
 # --- one configuration ----------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -225,65 +149,10 @@ def elaborate_one(document: Document, given: Mapping[str, Any]) -> Compiled:
     """Elaborate one configuration; names that are not given take their defaults."""
     settings = _settings(document)
     world = World(document, settings, dict(resolve(settings, given)), {}, concrete=True)
-    _fill_defaults(world)
+    fill_defaults(world)
     if not decide(world):
-        raise DiagnosticError(_unreachable(world))
+        raise DiagnosticError(why_excluded(world))
     return _compiled(world)
-
-
-def _fill_defaults(world: World) -> None:
-    """Plain defaults first; a default that depends on cases is taken once those cases are decided."""
-    from layoutdsl.syntax.document import CaseMap
-
-    cased = {}
-    for name, setting in world.settings.items():
-        if name in world.config:
-            continue
-        if isinstance(setting.default, CaseMap):
-            cased[name] = setting
-        elif setting.default is None and not setting.optional:
-            message = f"`{name}` has no default here"
-            helps = (f"one of: {', '.join(map(str, setting.values))}",) if setting.values else ()
-            raise DiagnosticError(Diagnostic(code="config-missing", message=message, where=name, helps=helps))
-        else:
-            world.config[name] = None if setting.default in setting.none and not isinstance(setting.default, bool) else setting.default
-    for name, setting in cased.items():
-        world.config[name] = _cased_default(world, name, setting)
-
-
-def _cased_default(world: World, name: str, setting: Setting) -> Any:
-    from layoutdsl.compiler.evaluate import truth
-    from layoutdsl.compiler.scope import members_of
-    from layoutdsl.compiler.worlds import _decide_facet
-    from layoutdsl.ir.symbolic import Facts
-
-    context = Context(world, members_of(world.document)[0], Facts())
-    for facet in world.document.variants:
-        try:
-            _decide_facet(world, facet, context)
-        except Undecided:
-            break
-    for arm in setting.default.arms:
-        if truth(arm.condition, context):
-            value = arm.value.value
-            return None if value in setting.none and not isinstance(value, bool) else value
-    raise DiagnosticError(Diagnostic(code="config-missing", message=f"`{name}` has no default here", where=name))
-
-
-def _unreachable(world: World) -> Diagnostic:
-    from layoutdsl.compiler.scope import members_of
-    from layoutdsl.compiler.worlds import _Collected, _learn
-    from layoutdsl.ir.symbolic import Facts
-
-    for member in members_of(world.document):
-        context = Context(world, member, Facts())
-        for rule in world.document.require:
-            if context.holds(rule.condition) and not _learn(rule, rule.expr, context, _Collected()):
-                when = f" when {rule.condition.span.text}" if rule.condition else ""
-                shown = ", ".join(sorted({f"{n} = {world.config[n]}" for n in world.used if n in rule.span.text}))
-                message = f"this configuration breaks `{rule.expr.span.text}`{when}"
-                return Diagnostic(code="requirement-failed", message=message, span=rule.span, notes=(shown,) if shown else ())
-    raise AssertionError("a requirement failed, but none does")
 
 
 def program_of(compiled: Compiled) -> Program:
@@ -306,7 +175,6 @@ def program_of(compiled: Compiled) -> Program:
         require=require,
         limits=forward.limits,
         forward=forward.calls,
-        shared={},
     )
 
 

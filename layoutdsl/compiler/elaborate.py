@@ -477,12 +477,8 @@ def _argument(kind: str, words: tuple[str, ...], expr: Expr, op: Op, context: Co
 
 
 def _stage(state: Elaboration, name: str, value: Value, stage: Stage, context: Context) -> Value:
-    memo: dict[Any, Any] = context.memo
-    # One stage on one type is typed once for all worlds that share it. The type stays referenced, so its id stays its own.
-    key = (id(stage), id(value.type))
-    if key not in memo:
-        memo[key] = (value.type, *_typed_stage(value, stage, context))
-    _, op, arguments, kind = memo[key]
+    # One stage on one type is typed once for all worlds that share it.
+    op, arguments, kind = context.memo.once((stage, value.type), lambda: _typed_stage(value, stage, context))
     if op.instruction == "none":
         return value
     result = state.value(name, kind, stage.span)

@@ -13,7 +13,6 @@ from layoutdsl.compiler.contracts import Operand, broken_by_defaults, check_call
 from layoutdsl.compiler.elaborate import Accept, Elaboration, Silenced, op_name, view_inline
 from layoutdsl.compiler.emit import plan_type, size_expr
 from layoutdsl.compiler.evaluate import DtypeName, evaluate, fail
-from layoutdsl.compiler.math import walk
 from layoutdsl.compiler.scope import Context
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
 from layoutdsl.ir.dtypes import ELEMENTS
@@ -24,6 +23,7 @@ from layoutdsl.kernels import CONTRACTS, Row
 from layoutdsl.plan.model import Call as PlanCall
 from layoutdsl.syntax.document import ForwardBlock, ForwardLine, ForwardWord
 from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Index, Inline, Items, Name, Sum, Unary
+from layoutdsl.syntax.walk import nodes
 
 INPUTS = ("x", "bias", "x_scale", "group_list", "group_list_type", "topk_ids", "topk_weights")
 """What a layer is called with, besides its own tensors."""
@@ -102,11 +102,7 @@ class _Walker:
         self.result.calls.append(PlanCall(names, expr, when))
 
     def _at_call_time(self, expr: Expr) -> bool:
-        memo: dict[Any, Any] = self.context.memo
-        key = ("call time", id(expr))
-        if key not in memo:
-            memo[key] = any((isinstance(n, Call) and n.name == "given") or (isinstance(n, Name) and n.id.endswith(".dtype")) for n in walk(expr))
-        return bool(memo[key])
+        return self.context.memo.once((_at_call_time, expr), lambda: _at_call_time(expr))
 
     # -- expressions
 
@@ -170,11 +166,8 @@ class _Walker:
         if base[0] != "layer":
             return ("stages", base, " | ".join(" ".join(stage.span.text.split()) for stage in expr.stages))
         value = self._tensor(name, expr.name.span)
-        memo: dict[Any, Any] = self.context.memo
-        key = (id(expr), id(value.type))
-        if key not in memo:
-            memo[key] = (value.type, plan_type(view_inline(self.context, name, value, expr.stages)))
-        return ("view", base, memo[key][1])
+        made = self.context.memo.once((expr, value.type), lambda: plan_type(view_inline(self.context, name, value, expr.stages)))
+        return ("view", base, made)
 
     def _tensor(self, name: str, span: Span) -> Value:
         value = self.state.bindings[name].value
@@ -234,7 +227,7 @@ class _Walker:
                 self.result.problems += [self._broken(limit, values, expr) for limit, values in broken if not self.state.accept(limit.slug, names)]
 
     def _names_in(self, expr: Expr) -> set[str]:
-        return {self.context.member.expand(node.id) for node in walk(expr) if isinstance(node, Name)}
+        return {self.context.member.expand(node.id) for node in nodes(expr) if isinstance(node, Name)}
 
     def _checked(
         self, op: str, span: Span, operands: dict[str, Operand], given: frozenset[str], x_dtype: str, rows: tuple[Row, ...]
@@ -242,10 +235,7 @@ class _Walker:
         """The verdict on one call, made once for all worlds in which its operands have the same types."""
         context = self._context_of(operands)
         key: Any = (op, span.start, tuple((n, o.type, o.integer) for n, o in operands.items()), given, x_dtype, tuple(row.name for row in rows))
-        memo: dict[Any, Any] = context.memo
-        if key not in memo:
-            memo[key] = check_call(op, span, operands, given, context, x_dtype, rows)
-        return memo[key]  # type: ignore[no-any-return]
+        return context.memo.by_value(key, lambda: check_call(op, span, operands, given, context, x_dtype, rows))
 
     def _devices(self) -> tuple[str, ...]:
         """The device of this world, or all that the spec holds for where no case asks."""
@@ -312,3 +302,8 @@ class _Walker:
         if not isinstance(element, DtypeName):
             fail("not-a-dtype", dtype.span, f"`{name}` is not a dtype", helps=("write `x.dtype`, or a dtype",))
         return replace(kind, element=Element(str(element)), storage=ELEMENTS[element].native or kind.storage)
+
+
+def _at_call_time(expr: Expr) -> bool:
+    """Does a condition ask what only a call knows: is an input given, which dtype has it?"""
+    return any((isinstance(n, Call) and n.name == "given") or (isinstance(n, Name) and n.id.endswith(".dtype")) for n in nodes(expr))

@@ -5,7 +5,7 @@ A read names logical digits; loops are the digits on the left and those a ``sum`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from layoutdsl.ir.program import MathExpr, Value
 from layoutdsl.ir.symbolic import Proved, Size
 from layoutdsl.ops import index_math
 from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Entry, Expr, Index, Inline, Items, Name, Pick, Sum, Unary
+from layoutdsl.syntax.walk import nodes
 
 
 class Tensors(Protocol):
@@ -192,7 +193,7 @@ class Math:
         return size, size, size
 
     def _mentions_loop(self, expr: Expr) -> bool:
-        return any(isinstance(node, Name) and node.id in self.context.axes for node in walk(expr))
+        return any(isinstance(node, Name) and node.id in self.context.axes for node in nodes(expr))
 
     # -- sums
 
@@ -323,41 +324,3 @@ def _fold(expr: Binary, left: Any, right: Any) -> Any:
     if expr.op in ("//", "%") and right == 0:
         fail("size-operator", expr.right.span, "division by zero")
     return {"+": lambda: left + right, "-": lambda: left - right, "*": lambda: left * right, "//": lambda: left // right, "%": lambda: left % right}[expr.op]()
-
-
-def walk(expr: Any) -> Iterator[Any]:
-    """All nodes of an expression, the root first."""
-    yield expr
-    match expr:
-        case Unary(operand=operand):
-            yield from walk(operand)
-        case Binary(left=left, right=right):
-            yield from walk(left)
-            yield from walk(right)
-        case Conditional(condition=condition, then=then, otherwise=otherwise):
-            for part in (condition, then, otherwise):
-                yield from walk(part)
-        case Items(items=items):
-            for part in items:
-                yield from walk(part)
-        case Index(entries=entries):
-            for entry in entries:
-                yield from walk(entry)
-        case Sum(entries=entries, body=body):
-            for entry in entries:
-                yield from walk(entry)
-            yield from walk(body)
-        case Call(arguments=arguments):
-            for argument in arguments:
-                yield from walk(argument.value)
-        case Pick(digit=digit, at=at):
-            yield from walk(digit)
-            yield from walk(at)
-        case Inline(name=name, stages=stages):
-            yield name
-            for stage in stages:
-                for argument in stage.arguments:
-                    yield from walk(argument.value)
-        case _ if hasattr(expr, "items"):
-            for part in expr.items:
-                yield from walk(part)

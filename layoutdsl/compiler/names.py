@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 from layoutdsl.compiler.config import SHARED
 from layoutdsl.compiler.scope import ALL_SIZES
-from layoutdsl.compiler.worlds import nodes
 from layoutdsl.diagnostics import Diagnostic, Label, Span
 from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ops import OPS
 from layoutdsl.ops.index_math import CONVERSIONS
 from layoutdsl.syntax.document import Document, StepBlock
 from layoutdsl.syntax.tree import ElementText, Name
+from layoutdsl.syntax.walk import nodes
 
 WORDS = frozenset(
     [

@@ -65,6 +65,33 @@ def members_of(document: Document) -> tuple[Member, ...]:
     return tuple(Member(tuple((each.name.value, each.members[i].value) for each in document.each)) for i in range(len(document.each[0].members)))
 
 
+class Memo:
+    """What was made from something is made once.
+
+    By identity for nodes and types, which stay referenced, so that an id is never another's; by value for small keys.
+    """
+
+    def __init__(self) -> None:
+        self._by_identity: dict[tuple[int, ...], tuple[tuple[object, ...], Any]] = {}
+        self._by_value: dict[Any, Any] = {}
+
+    def once(self, sources: tuple[object, ...], make: Callable[[], T]) -> T:
+        """The result for exactly these objects."""
+        key = tuple(map(id, sources))
+        found = self._by_identity.get(key)
+        if found is None:
+            found = self._by_identity[key] = (sources, make())
+        result: T = found[1]
+        return result
+
+    def by_value(self, key: Any, make: Callable[[], T]) -> T:
+        """The result for everything equal to the key."""
+        if key not in self._by_value:
+            self._by_value[key] = make()
+        result: T = self._by_value[key]
+        return result
+
+
 @dataclass(slots=True, eq=False)
 class World:
     """One decided configuration. config: decided names; cases: truth of every case; facts: what ``require`` says here."""
@@ -102,7 +129,7 @@ class Context:
     _lets: dict[str, Any] = field(default_factory=dict)
     _axes: dict[str, str] = field(default_factory=dict)
     _space: Space | None = None
-    _memo: dict[int, Any] | None = None
+    _memo: Memo | None = None
     _known: dict[str, Any] = field(default_factory=dict)
     _flags: dict[str, bool] | None = None
 
@@ -205,11 +232,8 @@ class Context:
         flags = self.flags
         if flags is None:
             return truth(condition, self)
-        predicates = self.world.memos.setdefault("predicates", {})
-        key = id(condition)
-        if key not in predicates:
-            predicates[key] = _predicate(condition, flags)
-        predicate = predicates[key]
+        predicates: Memo = self.world.memos.setdefault("predicates", Memo())
+        predicate = predicates.once((condition,), lambda: _predicate(condition, flags))
         return predicate(flags) if predicate is not None else truth(condition, self)
 
     @property
@@ -256,7 +280,7 @@ class Context:
             extents[self.axes[letter]] = self.facts.symbol(letter.upper()) if body is None else self.facts.floor(size_of(body, self))
 
     @property
-    def memo(self) -> dict[int, Any]:
+    def memo(self) -> Memo:
         """Results by node, shared by all worlds in which names of sizes have the same values: digits and types of one text are made once, not once per
         world."""
         if self._memo is None:
@@ -264,7 +288,7 @@ class Context:
             uses = self.world.uses
             config = [(name, str(value)) for name, value in sorted(self.world.config.items()) if uses is None or name in uses or name == "params_dtype"]
             key = (self.member.name, tuple(values), tuple(config), tuple(self.space.extents.items()))
-            self._memo = self.world.memos.setdefault((self.facts, *key), {})
+            self._memo = self.world.memos.setdefault((self.facts, *key), Memo())
         return self._memo
 
     def _quiet_lets(self) -> Iterator[Any]:
@@ -276,10 +300,7 @@ class Context:
 
     def digit(self, entry: Entry) -> Digit | None:
         """An index entry as a digit; None for the unit entry ``0``. Raises DiagnosticError (``not-a-digit``)."""
-        found = self.memo.get(id(entry), self)
-        if found is self:
-            found = self.memo[id(entry)] = self._digit(entry)
-        return found  # type: ignore[no-any-return]
+        return self.memo.once((entry,), lambda: self._digit(entry))
 
     def _digit(self, entry: Entry) -> Digit | None:
         match entry:
@@ -337,10 +358,7 @@ class Context:
         return tuple(digit for digit in map(self.digit, entries) if digit is not None)
 
     def dims(self, entries: tuple[Entry, ...]) -> tuple[Dim, ...]:
-        key = id(entries)
-        if key not in self.memo:
-            self.memo[key] = tuple(map(self.dim, entries))
-        return self.memo[key]  # type: ignore[no-any-return]
+        return self.memo.once((entries,), lambda: tuple(map(self.dim, entries)))
 
 
 class _Symbolic:

@@ -32,10 +32,7 @@ def dtype_name(context: Context, name: str, span: Span) -> str:
 
 def tensor_type(text: TypeText, context: Context) -> TensorType:
     """The type that a text states. Raises DiagnosticError (rules of docs/language.md, types)."""
-    found: TensorType | None = context.memo.get(id(text))
-    if found is None:
-        found = context.memo[id(text)] = _tensor_type(text, context)
-    return found
+    return context.memo.once((text,), lambda: _tensor_type(text, context))
 
 
 def _tensor_type(text: TypeText, context: Context) -> TensorType:

@@ -8,20 +8,20 @@ number of worlds is that of the reachable cases, not of the product of all names
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from layoutdsl.compiler.config import ConfigValue, Setting
-from layoutdsl.compiler.evaluate import DtypeName, Undecided, evaluate, fail, truth
+from layoutdsl.compiler.evaluate import Undecided, fail, truth
 from layoutdsl.compiler.helps import help_for
-from layoutdsl.compiler.scope import ALL_SIZES, SYMBOLIC, Context, World, members_of
+from layoutdsl.compiler.require import facts_of
+from layoutdsl.compiler.scope import SYMBOLIC, Context, World, members_of
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
-from layoutdsl.ir.program import Condition
-from layoutdsl.ir.symbolic import Facts, Size
-from layoutdsl.plan.sizes import SizeExpr, names_in
+from layoutdsl.ir.symbolic import Facts
 from layoutdsl.syntax.document import Document, Facet
-from layoutdsl.syntax.tree import Binary, Call, Constant, ElementText, Expr, Items, LayoutText, Name, Rule
+from layoutdsl.syntax.tree import Binary, Call, Constant, ElementText, Items, LayoutText, Name
+from layoutdsl.syntax.walk import nodes_with_parents
 
 MAX_WORLDS = 2000
 MAX_LITERAL = 64
@@ -99,7 +99,7 @@ def _holds(value: ConfigValue, op: str, literal: Any) -> bool:
 
 def _comparisons(document: Document) -> Iterator[Atom]:
     """(name, operator, literal) of every comparison of a name with a literal; operator ``use`` for any other mention."""
-    for node, parents in _nodes(document, ()):
+    for node, parents in nodes_with_parents(document, ()):
         for name in _dtype_names(node):
             yield name, "use", None
         if not isinstance(node, Name):
@@ -138,40 +138,6 @@ def _atom(node: Name, parent: Binary) -> tuple[str, Any]:
     return "use", None
 
 
-def nodes(root: Any) -> Iterator[Any]:
-    """Every dataclass node below a document, a section or an expression."""
-    return (node for node, _ in _nodes(root, ()))
-
-
-def _nodes(node: Any, parents: tuple[Any, ...]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Every dataclass node of a document with its parents, depth first."""
-    pending = [(node, parents)]
-    while pending:
-        node, parents = pending.pop()
-        if isinstance(node, tuple):
-            pending += [(item, parents) for item in reversed(node)]
-            continue
-        names = _children(type(node))
-        if not names:
-            continue
-        yield node, parents
-        below = (*parents, node)
-        pending += [(getattr(node, name), below) for name in reversed(names)]
-
-
-_CHILDREN: dict[type, tuple[str, ...]] = {}
-
-
-def _children(kind: type) -> tuple[str, ...]:
-    """The fields of a node that may hold nodes; none for what is not a node of the tree."""
-    found = _CHILDREN.get(kind)
-    if found is None:
-        skipped = ("span", "name_span", "op_span", "storage_span")
-        node = is_dataclass(kind) and kind.__name__ not in ("Source", "Text", "Span")
-        found = _CHILDREN[kind] = tuple(f.name for f in fields(kind) if f.name not in skipped) if node else ()
-    return found
-
-
 # --- enumeration ----------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +147,6 @@ class Enumeration:
 
     worlds: list[World] = field(default_factory=list)
     problems: list[Diagnostic] = field(default_factory=list)
-    unreachable: int = 0
 
 
 def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enumeration:
@@ -211,7 +176,6 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
             result.problems += error.diagnostics
             continue
         if not reachable:
-            result.unreachable += 1
             continue
         # Configurations that lead to the same cases are one world, unless something names the config directly.
         key = (tuple(world.cases.items()), world.facts, tuple(world.config.get(name) for name in outside))
@@ -227,8 +191,8 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
 def _names_outside_facets(document: Document, domains: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of finite domain that params, steps and the like mention themselves; tried at once, so that no elaboration starts in vain."""
     sections = (document.params, document.steps, document.axes, document.let, document.value, document.invariants, document.forward)
-    found = {node.id for node, _ in _nodes(sections, ()) if isinstance(node, Name)}
-    found |= {name for node, _ in _nodes(sections, ()) for name in _dtype_names(node)}
+    found = {node.id for node, _ in nodes_with_parents(sections, ()) if isinstance(node, Name)}
+    found |= {name for node, _ in nodes_with_parents(sections, ()) for name in _dtype_names(node)}
     return tuple(name for name in domains if name in found)
 
 
@@ -256,15 +220,15 @@ def decide(world: World, known_facts: dict[Any, Facts] | None = None) -> bool:
     """Fill in the cases and facts of a world; False if ``require`` excludes it. Raises Undecided, DiagnosticError."""
     context = Context(world, members_of(world.document)[0], world.bounds)
     for facet in world.document.variants:
-        _decide_facet(world, facet, context)
-    facts = _facts(world, known_facts if known_facts is not None else {})
+        decide_facet(world, facet, context)
+    facts = facts_of(world, known_facts if known_facts is not None else {})
     if facts is None:
         return False
     world.facts = facts
     return True
 
 
-def _decide_facet(world: World, facet: Facet, context: Context) -> None:
+def decide_facet(world: World, facet: Facet, context: Context) -> None:
     chosen = None
     for case in facet.cases:
         if case.condition is None or truth(case.condition, context):
@@ -284,112 +248,10 @@ def check_facets(document: Document) -> list[Diagnostic]:
     """Closed worlds: no ``otherwise`` in a facet over consumers or devices, which would swallow the next release silently."""
     problems = []
     for facet in document.variants:
-        names = {node.id for case in facet.cases for node, _ in _nodes(case.condition, ()) if isinstance(node, Name)}
+        names = {node.id for case in facet.cases for node, _ in nodes_with_parents(case.condition, ()) if isinstance(node, Name)}
         open_case = next((case for case in facet.cases if case.condition is None), None)
         for name in sorted(names & {"consumer", "device"}):
             if open_case is not None:
                 message = f"`otherwise` in a facet over `{name}`: the next {name} would fall into it unseen"
                 problems.append(Diagnostic(code="open-world", message=message, span=open_case.span, helps=(f"list the {name}s of this case",)))
     return problems
-
-
-# --- facts ---------------------------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Collected:
-    divides: list[tuple[Size, Size]] = field(default_factory=list)
-    equal: dict[str, Size] = field(default_factory=dict)
-    lower: dict[str, int] = field(default_factory=dict)
-    checks: list[tuple[Rule, Context]] = field(default_factory=list)
-    key: list[Any] = field(default_factory=list)
-
-
-def _facts(world: World, known: dict[Any, Facts]) -> Facts | None:
-    collected = _Collected(lower=dict(world.bounds.lower))
-    for member in members_of(world.document):
-        context = Context(world, member, world.bounds)
-        for rule in world.document.require:
-            if context.holds(rule.condition) and not _learn(rule, rule.expr, context, collected):
-                return None
-    key = (tuple(collected.divides), tuple(sorted(collected.equal.items(), key=str)), tuple(sorted(collected.lower.items())))
-    if key not in known:
-        known[key] = Facts(tuple(collected.divides), collected.equal, collected.lower)
-    return known[key]
-
-
-def _learn(rule: Rule, expr: Expr, context: Context, collected: _Collected) -> bool:
-    """Add what one requirement says; False if it is false outright. What proofs cannot use is still checked at bind."""
-    match expr:
-        case Binary("and", left, right):
-            return _learn(rule, left, context, collected) and _learn(rule, right, context, collected)
-        case Binary("==", Binary("%", dividend, divisor), Constant(0)):
-            left, right = _side(dividend, context), _side(divisor, context)
-            if isinstance(left, int) and isinstance(right, int):
-                return right != 0 and left % right == 0
-            if isinstance(left, (int, Size)) and isinstance(right, (int, Size)):
-                if len(Size.of(right).terms) != 1:
-                    fail("divisor-not-a-product", divisor.span, f"cannot reason about a division by `{divisor.span.text}`")
-                collected.divides.append((Size.of(right), Size.of(left)))
-                return True
-        case Binary("==", left_expr, right_expr):
-            left, right = _side(left_expr, context), _side(right_expr, context)
-            if left is None or right is None:
-                return left is right
-            symbol = _symbol(left)
-            if symbol is not None and isinstance(right, (int, Size)) and symbol not in Size.of(right).symbols:
-                collected.equal[symbol] = Size.of(right)
-                return True
-            if isinstance(left, Size) or isinstance(right, Size):
-                return True
-        case Binary(">=" | ">" as op, left_expr, right_expr):
-            left, right = _side(left_expr, context), _side(right_expr, context)
-            symbol = _symbol(left)
-            if symbol is not None and isinstance(right, int):
-                collected.lower[symbol] = max(collected.lower.get(symbol, 1), right + (op == ">"))
-                return True
-            if isinstance(left, Size) or isinstance(right, Size):
-                return True
-    if _mentions_size(expr, context):
-        return True
-    return truth(expr, context)
-
-
-def _side(expr: Expr, context: Context) -> Any:
-    return evaluate(expr, context)
-
-
-def _symbol(value: Any) -> str | None:
-    if isinstance(value, Size) and len(value.terms) == 1:
-        (monomial, coefficient) = value.terms[0]
-        if coefficient == 1 and len(monomial) == 1 and isinstance(monomial[0][0], str) and monomial[0][1] == 1:
-            return monomial[0][0]
-    return None
-
-
-def _mentions_size(expr: Expr, context: Context) -> bool:
-    for node, _ in _nodes(expr, ()):
-        if isinstance(node, Name) and not isinstance(evaluate(node, context), (bool, str, DtypeName, type(None))):
-            value = evaluate(node, context)
-            if isinstance(value, Size) and value.constant is None:
-                return True
-    return False
-
-
-def conditions_of(world: World, to_test: Callable[[Expr, Context], Any]) -> list[Condition]:
-    """The requirements that hold here, as conditions to check at bind."""
-    found: dict[str, Condition] = {}
-    for member in members_of(world.document):
-        context = Context(world, member, world.facts)
-        for rule in world.document.require:
-            if context.holds(rule.condition) and _mentions_size(rule.expr, context):
-                name = f"{rule.expr.span.text} ({member.name})" if member.name else rule.expr.span.text
-                found[name] = Condition(" ".join(name.split()), to_test(rule.expr, context))
-    return list(found.values())
-
-
-def sizes_used(extents: Iterable[Size], tests: Iterable[SizeExpr]) -> tuple[str, ...]:
-    """The size names that types and conditions mention, in the order of the layer kinds, free axes last."""
-    symbols = {symbol for size in extents for symbol in size.symbols} | {name for test in tests for name in names_in(test)}
-    plain = {symbol[len("near_square(") : -1] if symbol.startswith("near_square(") else symbol for symbol in symbols}
-    return tuple(name for name in ALL_SIZES if name in plain) + tuple(sorted(plain - set(ALL_SIZES)))

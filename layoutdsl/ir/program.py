@@ -112,4 +112,3 @@ class Program:
     require: list[Condition]
     limits: list[Limit]
     forward: list[Any] | None
-    shared: dict[str, str]

@@ -704,10 +704,6 @@ class Facts:
         """Is ``left == right``?"""
         return self._decide("equals", self.substitute(Size.of(left)), self.substitute(Size.of(right)))
 
-    def same(self, left: SizeLike, right: SizeLike) -> bool:
-        """Are the two provably equal?"""
-        return self.substitute(Size.of(left)) == self.substitute(Size.of(right))
-
     # -- counterexamples
 
     def refute(self, holds: Callable[[Mapping[str, int]], bool], symbols: frozenset[str]) -> Verdict:

@@ -63,10 +63,7 @@ def type_of(text: str, where: Context) -> TensorType:
     if text.startswith("list "):
         axis = text.split()[1]
         return replace(type_of(text.partition(" of ")[2], where), listed=where.axes[axis])
-    found = tensor_type(_type(text), where)
-    if found.pads:
-        where.memo.clear()  # it may remember a node that only lived while the padding was read
-    return found
+    return tensor_type(_type(text), where)
 
 
 def stage_of(text: str, where: Context) -> tuple[Op, dict[str, Any]]:
