@@ -85,7 +85,7 @@ def validate(document: Document) -> list[Diagnostic]:
     accepts: dict[int, tuple[str, Span, bool]] = {}
     try:
         for compiled in worlds(document):
-            found += [*compiled.state.problems, *compiled.forward.problems] or check_liveness(compiled.state)
+            found += [*compiled.state.problems, *compiled.forward.problems] or [*check_liveness(compiled.state), *_unchecked(compiled.forward)]
             for accept in compiled.state.accepts:
                 used = accept.used or accepts.get(accept.span.start, ("", accept.span, False))[2]
                 accepts[accept.span.start] = (accept.code, accept.span, used)
@@ -94,6 +94,19 @@ def validate(document: Document) -> list[Diagnostic]:
     # What an error leaves unread or unaccepted follows from it.
     errors = [problem for problem in found if problem.severity == "error"]
     return _distinct(errors or [*found, *(_unused_accept(code, span) for code, span, used in accepts.values() if not used)])
+
+
+def _unchecked(forward: Forward) -> list[Diagnostic]:
+    """Kernels without a contract row: nobody checks what they are given."""
+    return [
+        Diagnostic(
+            code="kernel-unchecked",
+            severity="note",
+            message=f"no contract row speaks of this call of `{span.text}`, so its operands are not checked",
+            span=span,
+        )
+        for span in forward.unknown.values()
+    ]
 
 
 def _unused_accept(code: str, span: Span) -> Diagnostic:

@@ -397,6 +397,11 @@ def _pipeline_step(state: Elaboration, step: Step, name: str, body: Pipeline, ki
         else:
             _word_step(state, step, name, first, kind, context)
             return
+    slip = any(not name.startswith(close) for close in get_close_matches(name, state.bindings, 1))
+    if source == name and not state.is_tensor(name) and name not in state.creators and not slip:
+        start = " ".join(stages[0].span.text.split())
+        message = f"`{name}` is new here, and its pipeline does not say what it is made from"
+        fail("source-missing", span, message, helps=(f"write `{name}: SOURCE | {start}` with the tensor that it is made from",))
     value = state.read(source, span)
     for stage in stages:
         if context.holds(stage.condition):

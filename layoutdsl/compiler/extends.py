@@ -21,6 +21,14 @@ MAX_DEPTH = 8
 def extended(document: Document, find: Find, depth: int = 0) -> Document:
     """The document with everything it takes from others. find: the document of ``SCHEME.layer``; raises DiagnosticError if there is none."""
     if isinstance(document.forward, ForwardWord) and document.forward.word.value != "external":
+        if "." not in document.forward.word.value:
+            word = document.forward.word
+            fail(
+                "forward-unknown",
+                word.span,
+                f"`{word.value}` is not a forward",
+                helps=("write `external`, a list of calls, or `SCHEME.layer` to take another's",),
+            )
         document = replace(document, forward=_found(document.forward.word, find).forward)
     if document.extends is None:
         return document

@@ -36,7 +36,7 @@ class Forward:
     calls: list[PlanCall] | None = field(default_factory=list)
     limits: list[Limit] = field(default_factory=list)
     problems: list[Diagnostic] = field(default_factory=list)
-    unknown: set[str] = field(default_factory=set)
+    unknown: dict[str, Span] = field(default_factory=dict)
 
 
 def elaborate_forward(state: Elaboration) -> Forward:
@@ -185,6 +185,7 @@ class _Walker:
         args = tuple(self.encode(a.value) for a in expr.arguments if a.keyword is None)
         kwargs = tuple((a.keyword, self.encode(a.value)) for a in expr.arguments if a.keyword is not None)
         op = op_name(expr.name)
+        _check_kernel_name(expr)
         self._check(op, expr)
         return ("call", op, args, kwargs)
 
@@ -200,7 +201,7 @@ class _Walker:
     def _check(self, op: str, expr: Call) -> None:
         contract = CONTRACTS.get(op)
         if contract is None:
-            self.result.unknown.add(op)
+            self.result.unknown.setdefault(op, expr.name_span)
             return
         positional = [a for a in expr.arguments if a.keyword is None]
         given = {name: a.value for name, a in zip(contract.parameters, positional)} | {a.keyword: a.value for a in expr.arguments if a.keyword is not None}
@@ -217,7 +218,7 @@ class _Walker:
         for rows in {rows_for(op, device): None for device in self._devices()}:
             problems, limits = self._checked(op, expr.name_span, operands, frozenset(given), x_dtype, rows)
             if problems is None:
-                self.result.unknown.add(op)
+                self.result.unknown.setdefault(op, expr.name_span)
                 continue
             names = {self.here, *self._names_in(expr)}
             self.result.problems += [problem for problem in problems if not self.state.accept(problem.code, names)]
@@ -302,6 +303,16 @@ class _Walker:
         if not isinstance(element, DtypeName):
             fail("not-a-dtype", dtype.span, f"`{name}` is not a dtype", helps=("write `x.dtype`, or a dtype",))
         return replace(kind, element=Element(str(element)), storage=ELEMENTS[element].native or kind.storage)
+
+
+def _check_kernel_name(expr: Call) -> None:
+    """A kernel is ``npu_...``, or of a namespace that torch knows operators by: a slip of the pen must not become a kernel."""
+    namespace, _, name = expr.name.rpartition(".")
+    if namespace in ("torch_npu", "npu", "torch.ops.npu"):
+        fail("kernel-unknown", expr.name_span, f"`{expr.name}` is Python's name of a kernel", helps=(f"write `{name}(...)`",))
+    if not namespace and not name.startswith("npu_"):
+        help_ = "write `x.dtype`" if name == "dtype" else "a kernel is written `npu_...`, or with its namespace as in `_C_ascend.name`"
+        fail("kernel-unknown", expr.name_span, f"`{name}` is not a kernel", helps=(help_,))
 
 
 def _at_call_time(expr: Expr) -> bool:

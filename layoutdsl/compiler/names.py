@@ -12,7 +12,7 @@ from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ops import OPS
 from layoutdsl.ops.index_math import CONVERSIONS
 from layoutdsl.syntax.document import Document, StepBlock
-from layoutdsl.syntax.tree import ElementText, Name
+from layoutdsl.syntax.tree import ElementText, Name, Target
 from layoutdsl.syntax.walk import nodes
 
 WORDS = frozenset(
@@ -48,6 +48,7 @@ WORDS = frozenset(
     ]
 )
 _AXIS = re.compile(r"[a-z][0-9]?")
+_HOLE = re.compile(r"<(\w+)>")
 
 
 def check_names(document: Document) -> list[Diagnostic]:
@@ -72,7 +73,7 @@ def check_names(document: Document) -> list[Diagnostic]:
             )
         else:
             seen[name] = (kind, span)
-    return problems + check_segments(document) + list(_unreachable_cases(document))
+    return problems + check_segments(document) + check_holes(document) + list(_unreachable_cases(document))
 
 
 def _unreachable_cases(document: Document) -> Iterator[Diagnostic]:
@@ -83,6 +84,20 @@ def _unreachable_cases(document: Document) -> Iterator[Diagnostic]:
                 message = f"`{case.name.value}` stands behind `otherwise`, so it is never the case"
                 label = Label(before.span, "this holds always")
                 yield Diagnostic(code="case-unreachable", message=message, span=case.name.span, labels=(label,), helps=("move the `otherwise` to the end",))
+
+
+def check_holes(document: Document) -> list[Diagnostic]:
+    """Every ``<p>`` in a name is a list of ``each``."""
+    known = [each.name.value for each in document.each]
+    places = [(param.name.value, param.name.span) for param in document.params]
+    places += [(target.name, target.name_span) for target in nodes(document) if isinstance(target, Target)]
+    problems = {}
+    for name, span in places:
+        for hole in _HOLE.findall(name):
+            if hole not in known and hole not in problems:
+                helps = (f"lists of `each`: {', '.join(known)}" if known else "declare it: `each: {p: [w13, w2]}`",)
+                problems[hole] = Diagnostic(code="template-unknown", message=f"no list of `each` is called `{hole}`", span=span, helps=helps)
+    return list(problems.values())
 
 
 def check_segments(document: Document) -> list[Diagnostic]:

@@ -183,7 +183,7 @@ class Context:
             body = self.expr(decl.value)
             if body is None:
                 del self._lets[name]
-                fail("case-missing", decl.span, f"no case of `{name}` holds in: {self.world.describe()}")
+                fail("case-missing", decl.span, f"no case of `{name}` holds in: {self.describe()}")
             try:
                 self._lets[name] = evaluate(body, self)
             except (Undecided, DiagnosticError):
@@ -207,6 +207,10 @@ class Context:
         if setting.type == "int":
             return self.facts.symbol(name)
         raise Undecided(name)
+
+    def describe(self) -> str:
+        """The member and the decided names that matter, for messages."""
+        return ", ".join(filter(None, (self.member.name, self.world.describe()))) or "every configuration"
 
     # -- cases
 
@@ -276,7 +280,7 @@ class Context:
             letter = axis.name.value
             body = None if axis.free else self.expr(axis.extent)
             if body is None and not axis.free:
-                fail("case-missing", axis.span, f"no case of axis `{letter}` holds in: {self.world.describe()}")
+                fail("case-missing", axis.span, f"no case of axis `{letter}` holds in: {self.describe()}")
             extents[self.axes[letter]] = self.facts.symbol(letter.upper()) if body is None else self.facts.floor(size_of(body, self))
 
     @property

@@ -41,7 +41,8 @@ def domains_of(settings: Mapping[str, Setting], atoms: Sequence[Atom]) -> dict[s
         compared = [(bare if op == "truth" else op, literal) for atom, op, literal in atoms if atom == name]
         domain = _domain(setting, compared)
         if domain is not None:
-            domains[name] = _classes(domain, compared)
+            # Contracts ask for the dtype of the activation whether or not the spec names it.
+            domains[name] = domain if name == "params_dtype" else _classes(domain, compared)
     return domains
 
 

@@ -299,6 +299,14 @@ NAMES = (
         "axes: {n: output_size}",
     ),
     _rule(
+        "template-unknown",
+        "a template without its list",
+        """`<p>` in a name stands for the words of the list `p` of `each`, one member after the other. Without that list the name would stay as it is written,
+        once for all members.""",
+        "each: {q: [w13, w2]}\nparams:\n  <p>_weight: int8[e, n, k]",
+        "each: {p: [w13, w2]}\nparams:\n  <p>_weight: int8[e, n, k]",
+    ),
+    _rule(
         "name-reserved",
         "a name that means something already",
         """Words, ops, dtypes, sizes and shared config names mean the same in every spec. A tensor called `pack` or a case called `sum` would make a line
@@ -1165,6 +1173,22 @@ FORWARD = (
         "npu_weight_quant_batchmatmul(x, weight, scale, antiquant_group_size=128)",
     ),
     _rule(
+        "kernel-unknown",
+        "a call of something that is no kernel",
+        """Forward calls kernels only: `npu_...`, or a name with its namespace. Any other name is a slip, and would become an operator that does not exist,
+        found out on the device at the first token.""",
+        "- y: npu_quant_matmul(xq, weight, scale, output_dtype=dtype(x))",
+        "- y: npu_quant_matmul(xq, weight, scale, output_dtype=x.dtype)",
+    ),
+    _rule(
+        "kernel-unchecked",
+        "a kernel is called that nobody checks",
+        """A note, not a fault: no contract row speaks of this kernel with these operands, so their layouts are taken as they come. State what the kernel
+        wants with `is TYPE` at the end of each pipeline.""",
+        "- weight: transpose(k, n) | contiguous",
+        "- weight: transpose(k, n) | contiguous | is int8[n, k] in int8[k, n]",
+    ),
+    _rule(
         "contract-layout",
         "the kernel wants another layout",
         """A contract says what a kernel reads: element, storage, lanes, order of the dims and of memory, format. It is proved for all sizes against what
@@ -1220,6 +1244,13 @@ LIVENESS = (
         "After `delete` the name is gone from the layer. A delete that stands too early, or has too wide a condition, is found here.",
         "- delete: scale\n- bias[n]: scale[n] * 8",
         "- bias[n]: scale[n] * 8\n- delete: scale",
+    ),
+    _rule(
+        "source-missing",
+        "a new name that is made from nothing",
+        """A pipeline changes the tensor of its own name. A new name needs the tensor that it is made from as its first stage.""",
+        "- weight_scale_fp32: cast(float32)",
+        "- weight_scale_fp32: weight_scale | cast(float32)",
     ),
     _rule(
         "overwritten-unread",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from layoutdsl.ir.layout import Reject, Space, TensorType, check_well_formed, letter, same_logical
+from layoutdsl.ir.layout import Reject, Space, TensorType, check_well_formed, digit_text, same_logical
 from layoutdsl.ops.base import Arguments, Example, Op, Parameter, Place, Position, Rejected, need_nd, register, slot_of, values_at
 
 
@@ -36,8 +36,12 @@ class Relayout(Op):
                 "relayout-element", f"the element is {kind.element.name}, not {target.element.name}", helps=["`cast` changes values, `relayout` moves them"]
             )
         if {d.axis for d in target.logical} != {d.axis for d in kind.logical} or not same_logical(space, kind, target):
-            ours, theirs = (", ".join(sorted({letter(d.axis) for d in t.logical})) for t in (kind, target))
-            raise Reject("relayout-digits", f"the logical tensor is over {ours}, the target's is another over {theirs}")
+            ours, theirs = (", ".join(digit_text(space, digit) for digit in t.logical) or "0" for t in (kind, target))
+            raise Reject(
+                "relayout-digits",
+                f"the logical tensor is over [{ours}], the target's over [{theirs}]",
+                helps=[f"write `relayout {kind.element.name}[{ours}] in ...`"],
+            )
         check_well_formed(space, target)
         return replace(target, logical=kind.logical, view=False, initialised=kind.initialised, listed=kind.listed)
 

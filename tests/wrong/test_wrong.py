@@ -22,7 +22,6 @@ STAGES = ("names and config", "cases", "types", "steps", "index math", "forward 
 ELSEWHERE = {
     **dict.fromkeys(("config-unknown", "config-value", "config-missing", "requirement-failed"), "about what a caller gives"),
     **dict.fromkeys(("nz-alignment", "a8w4-k"), "conditions on sizes, which a spec's defaults cannot break"),
-    "forward-unknown": "a word in `forward` is the name of a spec",
     "extends-cycle": "needs several files",
     "axis-name": "the shape of the file is checked first (`wrong-name`)",
 }
