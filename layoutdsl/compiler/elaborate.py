@@ -397,8 +397,7 @@ def _pipeline_step(state: Elaboration, step: Step, name: str, body: Pipeline, ki
         else:
             _word_step(state, step, name, first, kind, context)
             return
-    slip = any(not name.startswith(close) for close in get_close_matches(name, state.bindings, 1))
-    if source == name and not state.is_tensor(name) and name not in state.creators and not slip:
+    if source == name and not state.is_tensor(name) and name not in state.creators and not _misspelt(name, state):
         start = " ".join(stages[0].span.text.split())
         message = f"`{name}` is new here, and its pipeline does not say what it is made from"
         fail("source-missing", span, message, helps=(f"write `{name}: SOURCE | {start}` with the tensor that it is made from",))
@@ -407,6 +406,11 @@ def _pipeline_step(state: Elaboration, step: Step, name: str, body: Pipeline, ki
         if context.holds(stage.condition):
             value = _stage(state, name, value, stage, context)
     state.bind(name, value, kind or ("list" if value.type.listed else None), step.target.span, context.member)
+
+
+def _misspelt(name: str, state: Elaboration) -> bool:
+    """Is a new name a slip of a known one, rather than one that continues it (``weight_scale_fp32``)?"""
+    return any(not name.startswith(close) for close in get_close_matches(name, state.bindings, 1))
 
 
 def _word_step(state: Elaboration, step: Step, name: str, stage: Stage, kind: str | None, context: Context) -> None:

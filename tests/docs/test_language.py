@@ -133,6 +133,37 @@ def test_the_slips_are_found(row: list[str], tmp_path: Path) -> None:
     assert rule in {finding.code for finding in findings(right.replace(old, new), tmp_path)}
 
 
+# ---- from another spec ---------------------------------------------------------------------------------------------------------------------------------------
+
+
+HEADER = "layoutdsl: 1\nscheme: MORE\nlayer: linear\ntitle: more\nholds: {consumer: [vllm-ascend-0.23], device: [a2]}\n"
+
+
+def test_the_extension_of_the_first_spec_validates(beside_the_first_spec: Path) -> None:
+    (block,) = [block for block in blocks("yaml", "part") if block.text.startswith("extends:")]
+    path = beside_the_first_spec / "more.linear.yaml"
+    path.write_text(HEADER + block.text, encoding="utf-8")
+    assert layoutdsl.validate(path) == []
+    plan = layoutdsl.compile_spec(path)
+    assert [node.name for node in plan.data.inputs] == ["weight", "weight_scale", "weight_offset"]
+    assert len(plan.data.require) == 1
+    assert [name for call in plan.data.forward for name, _ in call.expr[3]][:2] == ["antiquant_scale", "antiquant_offset"]
+
+
+def test_forward_of_another_spec(beside_the_first_spec: Path) -> None:
+    """`forward: SCHEME.layer` takes only the lines of `forward`."""
+    path = beside_the_first_spec / "more.linear.yaml"
+    head, _, _ = blocks("yaml", "spec")[0].text.partition("forward:")
+    path.write_text(head.replace("scheme: W4A16_EXAMPLE", "scheme: MORE") + "forward: W4A16_EXAMPLE.linear\n", encoding="utf-8")
+    assert layoutdsl.validate(path) == []
+
+
+def test_every_section_is_said_to_be_taken_or_own() -> None:
+    rows = table("section", "is")
+    own = ["layoutdsl", "scheme", "layer", "title", "sources", "holds", "extends"]
+    assert sorted(name for row in rows for name in code(row[0])) == sorted(set(SCHEMA["properties"]) - set(own))
+
+
 # ---- parts: every leaf parses --------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +429,15 @@ def test_inputs_of_forward_are_those_of_the_code() -> None:
     assert [name for row in table("input", "meaning") for name in code(row[0])] == list(INPUTS)
 
 
+def test_the_rows_of_the_contract_are_those_of_the_code() -> None:
+    from layoutdsl.kernels import CONTRACTS
+
+    rows = CONTRACTS["npu::npu_weight_quant_batchmatmul"].rows
+    shown = [(code(row[0])[0], code(row[1])[0], tuple(row[3].split(", "))) for row in table("weight", "antiquant_scale, antiquant_offset", "limits", "devices")]
+    assert shown == [(row.arguments["weight"], row.arguments["antiquant_scale"], row.devices) for row in rows]
+    assert all(row.required == ("antiquant_scale",) and row.arguments["antiquant_offset"] == row.arguments["antiquant_scale"] for row in rows)
+
+
 def test_rules_of_the_yaml_table_exist() -> None:
     """The other rules that the page names are seen at work: a block or a slip that they refuse."""
     assert {name for row in table("refused", "why", "rule") for name in code(row[2])} <= set(RULES)
@@ -407,6 +447,67 @@ def test_links_lead_somewhere() -> None:
     titles = re.findall(r"^#+ (.+)$", TEXT, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
     assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= anchors
+
+
+# ---- which values are tried ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def tried(name: str, condition: str, folder: Path) -> list[Any]:
+    """The values of a config name over the worlds of a spec that asks this once."""
+    from layoutdsl.compiler.driver import worlds
+
+    path = folder / "fragment.linear.yaml"
+    path.write_text(
+        spec_of({"w": "int8[n, k]"}, f"- w: transpose(k, n)\n  when: {condition}").replace("config:", "config:\n  own: {type: int}"), encoding="utf-8"
+    )
+    document = layoutdsl.load_spec(path).document
+    return sorted({str(world.state.world.config.get(name, "symbol")) for world in worlds(document)})
+
+
+def test_an_integer_is_tried_up_to_the_largest_literal(tmp_path: Path) -> None:
+    assert tried("own", "own == 3", tmp_path) == ["1", "2", "3", "any"]
+    assert tried("tp_size", "tp_size >= 2", tmp_path) == ["1", "2", "any"]
+    assert len(tried("own", "own == 64", tmp_path)) == 65
+
+
+def test_a_larger_literal_is_refused(tmp_path: Path) -> None:
+    text = spec_of({"w": "int8[n, k]"}, "- w: transpose(k, n)\n  when: own == 65").replace("config:", "config:\n  own: {type: int}")
+    assert [finding.code for finding in findings(text, tmp_path)] == ["size-condition"]
+
+
+def test_texts_and_dtypes_that_are_tried(tmp_path: Path) -> None:
+    assert tried("version", 'version == "2"', tmp_path) == ["(any other)", "2"]
+    path = tmp_path / "dtype.linear.yaml"
+    path.write_text(spec_of({"w": "params_dtype[n, k]"}), encoding="utf-8")
+    from layoutdsl.compiler.driver import worlds
+
+    assert sorted(str(world.state.world.config["params_dtype"]) for world in worlds(layoutdsl.load_spec(path).document)) == ["bfloat16", "float16"]
+
+
+# ---- members -------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_block_is_asked_for_every_member(tmp_path: Path) -> None:
+    text = blocks("yaml", "spec")[1].text
+    step = "  - <p>_weight: transpose(k, n) | contiguous | nz when weight_nz_mode != 0\n"
+    assert text.count(step) == 1
+    path = tmp_path / "w8a8_moe_example.moe.yaml"
+    path.write_text(text.replace(step, "  - when: w2\n    do:\n      - <p>_weight: transpose(k, n) | contiguous\n"), encoding="utf-8")
+    plan = layoutdsl.compile_spec(path, sizes={"num_experts": 2, "intermediate_size_per_partition": 3, "hidden_size": 5})
+    shapes = {output.name: next(node.type.shape for node in (*plan.bound.inputs, *plan.bound.code) if node.id == output.value) for output in plan.bound.outputs}
+    assert (shapes["w13_weight"], shapes["w2_weight"]) == ((2, 6, 5), (2, 3, 5))
+
+
+def test_the_method_of_a_moe_scale() -> None:
+    """`group` is a parameter with one value per several indices of an axis."""
+    plan = layoutdsl.compile_spec(
+        "W4A8_DYNAMIC",
+        layer="moe",
+        config={"version": "1.0.0"},
+        sizes={"num_experts": 2, "intermediate_size_per_partition": 512, "hidden_size": 512},
+    )
+    found = {name: parameter.quant_method for name, parameter in plan.parameters.items()}
+    assert (found["w13_weight"], found["w13_weight_scale"], found["w13_weight_scale_second"]) == ("channel", "channel", "group")
 
 
 # ---- programs and commands -----------------------------------------------------------------------------------------------------------------------------------
