@@ -95,9 +95,36 @@ def check_declarations(document: Document) -> list[Diagnostic]:
             message = f"`{declared.type.value}` is not a type of config"
             problems.append(Diagnostic(code="unknown-value", message=message, span=declared.type.span, helps=("write int, bool or str",)))
             continue
-        literals = list(declared.values or ()) + ([declared.default] if isinstance(declared.default, Literal) else [])
-        problems += [_mistyped(declared, literal) for literal in literals if not _fits(literal.value, declared.type.value) and literal.value is not None]
+        defaults = _defaults(declared)
+        literals = [literal for literal in (*(declared.values or ()), *defaults) if literal.value is not None]
+        wrong = [literal for literal in literals if not _fits(literal.value, declared.type.value)]
+        problems += [_mistyped(declared, literal) for literal in wrong]
+        problems += [_outside(declared, literal) for literal in defaults if literal not in wrong and not _allowed(declared, literal)]
     return problems
+
+
+def _defaults(declared: ConfigDecl) -> list[Literal]:
+    if isinstance(declared.default, CaseMap):
+        return [arm.value for arm in declared.default.arms]
+    return [declared.default] if declared.default is not None else []
+
+
+def _allowed(declared: ConfigDecl, literal: Literal) -> bool:
+    """Is a default one of the values that the proofs go through?"""
+    none = [other.value for other in declared.none]
+    if literal.value is None or literal.value in none:
+        return True
+    if declared.values is not None:
+        return literal.value in [other.value for other in declared.values]
+    minimum = SHARED[declared.name.value].minimum if declared.name.value in SHARED else 1
+    return declared.type.value != "int" or not isinstance(literal.value, int) or literal.value >= minimum
+
+
+def _outside(declared: ConfigDecl, literal: Literal) -> Diagnostic:
+    name = declared.name.value
+    helps = ("take one of its `values`",) if declared.values is not None else (f"an absent number is written `none: [{literal.value}]` beside the default",)
+    message = f"the default of `{name}` is {literal.value}, which `{name}` cannot be"
+    return Diagnostic(code="config-value", message=message, span=literal.span, helps=helps)
 
 
 def _mistyped(declared: ConfigDecl, literal: Literal) -> Diagnostic:

@@ -326,6 +326,13 @@ def _scalar_step(state: Elaboration, step: Step, name: str, body: Expr, kind: st
         state.bind(name, result, kind, step.target.span, context.member)
         return
     value = evaluate(body, context)
+    if isinstance(value, str) or value is None:
+        fail(
+            "not-a-number",
+            body.span,
+            f"`{body.span.text}` is a text, and a value of the layer is a number or a condition",
+            helps=('compare it: `is_row: layer_type == "row"`',),
+        )
     state.bind(name, Constant(value), kind, step.target.span, context.member)
 
 
@@ -340,17 +347,23 @@ def _math_step(state: Elaboration, step: Step, name: str, body: Expr, kind: str 
     typed = math.typed(body)
     if typed.dtype is None:
         fail("literal-without-dtype", body.span, "a literal alone has no dtype", helps=("write `float32(0)`",))
-    old = state.bindings.get(name)
     # A constant is written on purpose (a bias silenced on other ranks); anything else that ignores a loaded value is a slip of the name.
-    silenced = typed.expr[0] == "const" or state.accept("overwritten-unread", {name})
-    if old is not None and old.stored and not old.read and not silenced and state.parameters[name].default is None:
-        label = Label(old.span, "loaded from the checkpoint here")
-        message = f"`{name}` is overwritten before anything read it"
-        helps = (f"read `{name}` on the right, or write `accept: overwritten-unread` with a `why`",)
-        raise DiagnosticError(Diagnostic(code="overwritten-unread", message=message, span=step.target.span, labels=(label,), helps=helps))
+    if typed.expr[0] != "const":
+        _check_read(state, name, step.target.span)
     result = state.value(name, _computed_type(typed, dims, body.span), step.span)
     state.code.append(Compute(result, _readable(state, typed.expr, step.span), step.span))
     state.bind(name, result, kind, step.target.span, context.member)
+
+
+def _check_read(state: Elaboration, name: str, span: Span) -> None:
+    """What the checkpoint holds is read before it is overwritten."""
+    old = state.bindings.get(name)
+    if old is None or not old.stored or old.read or state.parameters[name].default is not None or state.accept("overwritten-unread", {name}):
+        return
+    label = Label(old.span, "loaded from the checkpoint here")
+    message = f"`{name}` is overwritten before anything read it"
+    helps = (f"read `{name}` on the right, or write `accept: overwritten-unread` with a `why`",)
+    raise DiagnosticError(Diagnostic(code="overwritten-unread", message=message, span=span, labels=(label,), helps=helps))
 
 
 def _computed_type(typed: Typed, dims: tuple[Dim, ...], span: Span) -> TensorType:
@@ -405,6 +418,8 @@ def _pipeline_step(state: Elaboration, step: Step, name: str, body: Pipeline, ki
     for stage in stages:
         if context.holds(stage.condition):
             value = _stage(state, name, value, stage, context)
+    if source != name:
+        _check_read(state, name, step.target.span)
     state.bind(name, value, kind or ("list" if value.type.listed else None), step.target.span, context.member)
 
 

@@ -20,6 +20,13 @@ MAX_DEPTH = 8
 
 def extended(document: Document, find: Find, depth: int = 0) -> Document:
     """The document with everything it takes from others. find: the document of ``SCHEME.layer``; raises DiagnosticError if there is none."""
+    if depth > MAX_DEPTH:
+        fail(
+            "extends-cycle",
+            document.span,
+            f"more than {MAX_DEPTH} specs refer to each other",
+            helps=("let each spec take from one that does not take from it",),
+        )
     if isinstance(document.forward, ForwardWord) and document.forward.word.value != "external":
         if "." not in document.forward.word.value:
             word = document.forward.word
@@ -29,11 +36,9 @@ def extended(document: Document, find: Find, depth: int = 0) -> Document:
                 f"`{word.value}` is not a forward",
                 helps=("write `external`, a list of calls, or `SCHEME.layer` to take another's",),
             )
-        document = replace(document, forward=_found(document.forward.word, find).forward)
+        document = replace(document, forward=extended(_found(document.forward.word, find), find, depth + 1).forward)
     if document.extends is None:
         return document
-    if depth == MAX_DEPTH:
-        fail("extends-cycle", document.extends.span, f"more than {MAX_DEPTH} specs extend each other")
     return _merged(extended(_found(document.extends, find), find, depth + 1), document)
 
 

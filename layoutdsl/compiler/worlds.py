@@ -103,6 +103,7 @@ def _comparisons(document: Document) -> Iterator[Atom]:
     for node, parents in nodes_with_parents(document, ()):
         for name in _dtype_names(node):
             yield name, "use", None
+        yield from _last_words(node)
         if not isinstance(node, Name):
             continue
         parent = parents[-1] if parents else None
@@ -114,6 +115,15 @@ def _comparisons(document: Document) -> Iterator[Atom]:
         elif isinstance(parent, Binary) and parent.op not in ("and", "or"):
             op = "use"
         yield node.id, op, literal
+
+
+def _last_words(node: Any) -> Iterator[Atom]:
+    """The words that ``last(prefix)`` is compared with: a prefix that is just that word stands for all that end in it."""
+    match node:
+        case Binary("==" | "!=", Call("last", arguments=(argument,)), Constant(word)) if isinstance(argument.value, Name):
+            yield argument.value.id, "==", word
+        case Binary("in", Call("last", arguments=(argument,)), Items(items)) if isinstance(argument.value, Name):
+            yield argument.value.id, "in", tuple(item.value for item in items if isinstance(item, Constant))
 
 
 def _dtype_names(node: Any) -> tuple[str, ...]:

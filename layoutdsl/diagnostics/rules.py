@@ -1253,6 +1253,13 @@ LIVENESS = (
         "- weight_scale_fp32: weight_scale | cast(float32)",
     ),
     _rule(
+        "not-a-number",
+        "a text where a number is handed to the layer",
+        """`as: value` hands a number or a condition to the layer. A text of the config stays in the config; what depends on it is a condition.""",
+        "- kind_of_layer: layer_type\n  as: value",
+        '- is_row: layer_type == "row"\n  as: value',
+    ),
+    _rule(
         "overwritten-unread",
         "a loaded value is overwritten before it is read",
         """The checkpoint holds the tensor and nothing ever looks at it: mostly the right side reads the wrong name. Real code computed an offset from the

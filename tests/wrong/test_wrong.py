@@ -20,7 +20,7 @@ FILES = sorted(Path(__file__).parent.glob("*.yaml"))
 EXPECTED = re.compile(r"# (error|warning|note)\[([a-z0-9-]+)\](.*)")
 STAGES = ("names and config", "cases", "types", "steps", "index math", "forward and contracts", "liveness")
 ELSEWHERE = {
-    **dict.fromkeys(("config-unknown", "config-value", "config-missing", "requirement-failed"), "about what a caller gives"),
+    **dict.fromkeys(("config-unknown", "config-missing", "requirement-failed"), "about what a caller gives"),
     **dict.fromkeys(("nz-alignment", "a8w4-k"), "conditions on sizes, which a spec's defaults cannot break"),
     "extends-cycle": "needs several files",
     "axis-name": "the shape of the file is checked first (`wrong-name`)",
