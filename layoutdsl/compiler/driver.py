@@ -22,7 +22,6 @@ from layoutdsl.compiler.types import native_type
 from layoutdsl.compiler.values import check_values
 from layoutdsl.compiler.worlds import check_facets, decide, enumerate_worlds, fork
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
-from layoutdsl.diagnostics.rules import RULES
 from layoutdsl.ir.layout import TensorType
 from layoutdsl.ir.program import Compute, Constant, Instruction, Output, Program
 from layoutdsl.plan.model import Plan
@@ -110,6 +109,8 @@ def _unchecked(forward: Forward) -> list[Diagnostic]:
 
 
 def _unused_accept(code: str, span: Span) -> Diagnostic:
+    from layoutdsl.diagnostics.rules import RULES  # the pages are long, and needed only here
+
     if code in RULES:
         return Diagnostic(code="accept-unused", message=f"nothing here is refused with `{code}`", span=span, helps=("drop the `accept`",))
     close = get_close_matches(code, RULES, 1)
