@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -17,6 +18,7 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan import model
 from layoutdsl.plan.bind import bind, broken_limits
 from layoutdsl.plan.codec import decode, encode, plan_hash
+from layoutdsl.plan.sizes import LAYER_SIZES
 from layoutdsl.plan.solve import solve_sizes
 
 if TYPE_CHECKING:
@@ -150,8 +152,9 @@ class Plan:
 
     def bind(self, sizes: Mapping[str, int]) -> Plan:
         """The plan for a layer of these sizes. Raises DiagnosticError: unknown or missing sizes, a broken requirement."""
-        # Sizes come from configs and tensors too: anything that is an exact integer will do (numpy's, torch's), a truth value will not.
-        plain = {name: int(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value for name, value in sizes.items()}
+        # A caller gives all sizes of the layer kind; a plan may need only some of them.
+        spare = set(LAYER_SIZES.get(self.layer, ())) - set(self._plan.sizes)
+        plain = {name: _plain_int(value) for name, value in sizes.items() if name not in spare}
         return Plan(self._plan, bind(self._plan, plain), plain)
 
     @property
@@ -233,6 +236,14 @@ class Plan:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}={value}" for name, value in self.sizes.items()) or "unbound"
         return f"<Plan {self.scheme}.{self.layer} {sizes}>"
+
+
+def _plain_int(value: Any) -> Any:
+    """Sizes come from configs and tensors too: any exact integer will do (numpy's, torch's), a truth value will not; the rest is refused by ``bind``."""
+    try:
+        return value if isinstance(value, bool) else index(value)
+    except (TypeError, ValueError):
+        return value
 
 
 # --- functions ----------------------------------------------------------------------------------------------------------------------------------------------

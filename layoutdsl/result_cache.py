@@ -37,7 +37,7 @@ def validate_file(path: Path, *, use_cache: bool = True) -> list[Diagnostic]:
     if known is not None:
         return known
     found = _prove(source)
-    _store(entry, found)
+    _store(entry, found, source)
     return found
 
 
@@ -79,13 +79,13 @@ def _load(entry: Path | None, source: Source) -> list[Diagnostic] | None:
         return None
 
 
-def _store(entry: Path | None, found: Sequence[Diagnostic]) -> None:
+def _store(entry: Path | None, found: Sequence[Diagnostic], source: Source) -> None:
     if entry is None:
         return
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=entry.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump([_encode(diagnostic) for diagnostic in found], file)
+            json.dump([_encode(diagnostic, source) for diagnostic in found], file)
         os.replace(file.name, entry)
         _prune(entry.parent)
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ def _prune(place: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _encode(diagnostic: Diagnostic) -> dict[str, Any]:
+def _encode(diagnostic: Diagnostic, source: Source) -> dict[str, Any]:
     def place(span: Span | None) -> list[int] | None:
         return None if span is None else [span.start, span.end]
 
@@ -108,7 +108,8 @@ def _encode(diagnostic: Diagnostic) -> dict[str, Any]:
         "severity": diagnostic.severity,
         "span": place(diagnostic.span),
         "label": diagnostic.label,
-        "where": diagnostic.where,
+        # Two files may have one text: what names the file is put back when it is read.
+        "where": diagnostic.where if diagnostic.where != source.name else None,
         "labels": [[place(label.span), label.text] for label in diagnostic.labels],
         "notes": list(diagnostic.notes),
         "helps": list(diagnostic.helps),
@@ -125,7 +126,7 @@ def _decode(data: dict[str, Any], source: Source) -> Diagnostic:
         severity=data["severity"],
         span=span(data["span"]),
         label=data["label"],
-        where=data["where"],
+        where=source.name if data["where"] is None else data["where"],
         labels=tuple(Label(Span(source, place[0], place[1]), text) for place, text in data["labels"]),
         notes=tuple(data["notes"]),
         helps=tuple(data["helps"]),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 
 from layoutdsl.cli import output
 from layoutdsl.cli.arguments import Parser, add_config, add_format, add_layer, config_of, config_texts, load
 from layoutdsl.cli.files import replacing
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 
 
 def options(parser: Parser) -> None:
@@ -27,6 +29,10 @@ def run(arguments: Namespace) -> int:
     if arguments.output == "-":
         output.write(text)
         return 0
+    written, read = Path(arguments.output), Path(spec.document.source.name)
+    if written.exists() and read.exists() and written.samefile(read):
+        message = "the output is the spec itself, which the plan would replace"
+        raise DiagnosticError(Diagnostic(code="file-unwritable", message=message, where=arguments.output, helps=("give `-o` another name",)))
     with replacing(arguments.output) as file:
         file.write(text.encode("ascii"))
     output.report((), arguments.format)

@@ -54,8 +54,13 @@ def elaborate_forward(state: Elaboration) -> Forward:
         when = item.when if isinstance(item, ForwardBlock) else None
         for line in lines:
             state.guarded(line.span, lambda line=line, when=when: walker.line(line, when))  # type: ignore[misc]
-    if result.calls and any(call.expr == ("external",) for call in result.calls):
+    if result.calls and all(call.expr == ("external",) for call in result.calls if not call.targets) and any(not call.targets for call in result.calls):
         result.calls = None
+    elif len(ends := [call for call in result.calls or () if not call.targets and call.when == ("const", True)]) > 1:
+        span = section[-1].span
+        message = f"{len(ends)} lines return in: {state.world.describe() or 'this spec'}"
+        helps = ("give them conditions that exclude each other",)
+        result.problems.append(Diagnostic(code="forward-returns-twice", message=message, span=span, helps=helps))
     elif not any(not call.targets for call in result.calls or ()) and not state.problems and not result.problems:
         span = section[-1].span if section else state.world.document.span
         message = f"nothing is returned in: {state.world.describe() or 'this spec'}"

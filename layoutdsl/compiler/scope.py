@@ -18,18 +18,12 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
 from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ir.layout import Digit, Dim, Space
 from layoutdsl.ir.symbolic import Facts, Size
+from layoutdsl.plan.sizes import LAYER_SIZES
 from layoutdsl.syntax.document import Cased, CaseMap, Document
 from layoutdsl.syntax.tree import Binary, Constant, Entry, Expr, Group, Name, Pick, Unary
 
 T = TypeVar("T")
 
-LAYER_SIZES: Mapping[str, tuple[str, ...]] = {
-    "linear": ("input_size", "output_size"),
-    "ds_linear": ("input_size", "output_size"),
-    "moe": ("num_experts", "intermediate_size_per_partition", "hidden_size"),
-    "attention": ("num_heads", "num_kv_heads", "kv_lora_rank", "index_head_dim"),
-}
-"""Sizes by layer kind, per partition; another layer kind may use all of them."""
 ALL_SIZES = tuple(dict.fromkeys(name for names in LAYER_SIZES.values() for name in names))
 
 

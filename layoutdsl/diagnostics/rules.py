@@ -1173,6 +1173,13 @@ FORWARD = (
         "npu_weight_quant_batchmatmul(x, weight, scale, antiquant_group_size=128)",
     ),
     _rule(
+        "forward-returns-twice",
+        "two lines return in one configuration",
+        """A forward ends once. Where two lines return, one of them was meant for another case, and the other one would never run.""",
+        "- return: external\n  when: channel\n- return: npu_grouped_matmul([x], [w], ...)",
+        "- return: external\n  when: channel\n- return: npu_grouped_matmul([x], [w], ...)\n  when: not channel",
+    ),
+    _rule(
         "kernel-unknown",
         "a call of something that is no kernel",
         """Forward calls kernels only: `npu_...`, or a name with its namespace. Any other name is a slip, and would become an operator that does not exist,

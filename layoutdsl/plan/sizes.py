@@ -14,6 +14,14 @@ from typing import Any, Union
 SizeExpr = Union[int, str, tuple[Any, ...]]
 
 
+LAYER_SIZES: Mapping[str, tuple[str, ...]] = {
+    "linear": ("input_size", "output_size"),
+    "ds_linear": ("input_size", "output_size"),
+    "moe": ("num_experts", "intermediate_size_per_partition", "hidden_size"),
+    "attention": ("num_heads", "num_kv_heads", "kv_lora_rank", "index_head_dim"),
+}
+"""Sizes by layer kind, per partition; another layer kind may use all of them."""
+
 LARGEST_FACTORED = 2**40
 """`near_square` tries divisors one by one; no layer comes near this size."""
 
