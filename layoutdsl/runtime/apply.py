@@ -8,6 +8,7 @@ object, and so what a weight loader hung on it; a tensor in the form the kernel 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -26,13 +27,23 @@ RECORD = "_layoutdsl_applied"
 """Attribute of the module (no parameter, no buffer, so not in ``state_dict``): the :class:`Record` of the plan that ran last."""
 
 
-@dataclass(frozen=True, slots=True)
 class Record:
-    """What ran on a module."""
+    """What ran on a module, and the tensors that are in the kernel's form because of it (held weakly: a replaced one may go).
 
-    plan: str
-    scheme: str
-    layer: str
+    torch drops the attributes of a tensor, and so the mark, when it copies a module deeply. Copies and pickles of a Record are made from its tensors, which the
+    copying maps to their copies, and making a Record marks them: so the copy of a layer knows that it was applied.
+    """
+
+    def __init__(self, plan: str, scheme: str, layer: str, tensors: Iterable[torch.Tensor] = ()) -> None:
+        self.plan, self.scheme, self.layer = plan, scheme, layer
+        made = list(tensors)
+        for tensor in made:
+            setattr(tensor, MARK, plan)
+        self._made = [weakref.ref(tensor) for tensor in made]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        alive = [tensor for tensor in (reference() for reference in self._made) if tensor is not None and hasattr(tensor, MARK)]
+        return Record, (self.plan, self.scheme, self.layer, alive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +68,9 @@ def apply(plan: Plan, module: Module, *, math: MathMode = "exact") -> None:
     _refuse_second(plan, module, tensors)
     places = {output.name: _output_place(module, output) for output in plan.outputs}
     results = run(plan, tensors, math=math)
-    record = Record(plan_hash(plan), plan.scheme, plan.layer)
     saved = _Saved(module, tensors)
     try:
-        _commit(plan, module, places, tensors, results, record)
+        _commit(plan, module, places, tensors, results)
     except BaseException:
         saved.restore()
         raise
@@ -157,19 +167,15 @@ class _Saved:
 _TABLES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
 
-def _commit(
-    plan: Plan, module: Module, places: Mapping[str, _Place], tensors: Mapping[str, torch.Tensor], results: Mapping[str, Result], record: Record
-) -> None:
+def _commit(plan: Plan, module: Module, places: Mapping[str, _Place], tensors: Mapping[str, torch.Tensor], results: Mapping[str, Result]) -> None:
     for output in plan.outputs:
         _put(output, places[output.name], tensors.get(output.name), results[output.name])
     for name in tensors.keys() - results.keys():
         place = _place(module, name)
         assert place is not None
         delattr(place.owner, place.leaf)
-    for name in results:
-        for tensor in _tensors(_own(places[name])):
-            setattr(tensor, MARK, record.plan)
-    object.__setattr__(module, RECORD, record)
+    made = [tensor for name in results for tensor in _tensors(_own(places[name]))]
+    object.__setattr__(module, RECORD, Record(plan_hash(plan), plan.scheme, plan.layer, made))
 
 
 def _put(output: Output, place: _Place, before: torch.Tensor | None, result: Result) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -155,6 +156,14 @@ def test_gradients_do_not_stand_in_the_way() -> None:
 # ---- once ----------------------------------------------------------------------------------------------------------------------------------------------------
 
 
+def square_plan() -> Plan:
+    """A square int8 matrix looks the same before and after: only the mark tells."""
+    w = Writer()
+    n, k = Digit("n", 1, 8), Digit("k", 1, 8)
+    w.output("weight", w.move(w.input("weight", kind("int8", (n,), (k,))), kind("int8", (k,), (n,)), "never"))
+    return bind(w.plan((), (("n", 8), ("k", 8))), {})
+
+
 @pytest.mark.parametrize("plan", [LINEAR, EXPERTS, kinds_plan()])
 def test_a_second_time_is_refused(plan: Plan) -> None:
     module = loaded(plan)
@@ -163,17 +172,34 @@ def test_a_second_time_is_refused(plan: Plan) -> None:
 
 
 def test_another_plan_on_the_same_tensors_is_refused() -> None:
-    """A square int8 matrix looks the same before and after: only the mark tells."""
-    w = Writer()
-    n, k = Digit("n", 1, 8), Digit("k", 1, 8)
-    w.output("weight", w.move(w.input("weight", kind("int8", (n,), (k,))), kind("int8", (k,), (n,)), "never"))
-    plan = bind(w.plan((), (("n", 8), ("k", 8))), {})
+    plan = square_plan()
     module = loaded(plan)
     apply(plan, module)
     assert refused(plan, module) == "already-applied"
     other = Module()
     other.register_parameter("weight", module.weight)
     assert refused(plan, other) == "already-applied"
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda module: pickle.loads(pickle.dumps(module)),
+    "twice": lambda module: copy.deepcopy(pickle.loads(pickle.dumps(copy.deepcopy(module)))),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES.keys())
+@pytest.mark.parametrize("plan", [square_plan(), LINEAR, EXPERTS])
+def test_a_copy_knows_that_it_was_applied(plan: Plan, copied: Callable[[Module], Module]) -> None:
+    """torch drops the attributes of Parameters when it copies deeply."""
+    module = loaded(plan)
+    apply(plan, module)
+    twin = copied(module)
+    assert refused(plan, twin) == "already-applied"
+    loaded(plan, twin)
+    apply(plan, twin)
+    for name, tensor in module.named_parameters():
+        assert torch.equal(tensor, twin.get_parameter(name))
 
 
 def test_what_a_loader_makes_anew_is_applied_again() -> None:
