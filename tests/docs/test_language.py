@@ -6,16 +6,15 @@ Info strings of fenced blocks: ``yaml spec`` (a whole spec), ``yaml part`` (some
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 import layoutdsl
+from layoutdsl.cli import main
 from layoutdsl.compiler.config import SHARED, Setting
 from layoutdsl.compiler.names import WORDS
 from layoutdsl.compiler.scope import LAYER_SIZES
@@ -534,26 +533,15 @@ def test_python_blocks_run(block: Block, beside_the_first_spec: Path) -> None:
     exec(compile(block.text, "docs/language.md", "exec"), {})
 
 
-def _cli() -> ModuleType | None:
-    try:
-        module = importlib.import_module("layoutdsl.cli")
-    except ImportError:
-        return None
-    return module if hasattr(module, "main") else None
-
-
 @params(blocks("sh"))
 def test_commands_run(block: Block, beside_the_first_spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli = _cli()
-    if cli is None:
-        pytest.skip("the command line is not there yet: layoutdsl.cli.main")
     for line in block.text.splitlines():
         program, *arguments = line.split()
         assert program == "layoutdsl"
         if "layer.safetensors" in arguments:
             _write_layer(beside_the_first_spec)
         try:
-            status = cli.main(arguments)
+            status = main(arguments)
         except SystemExit as stop:
             status = stop.code
         assert status in (0, None), f"{line}\n{''.join(capsys.readouterr())}"
