@@ -23,6 +23,9 @@ from layoutdsl.plan.model import (
     BINARY,
     CONVERSIONS,
     FORMAT,
+    FORMAT_CAST_ARGUMENTS,
+    FRACTAL_NZ,
+    LOADER_ATTRIBUTES,
     OPAQUE_FUNCTIONS,
     VERSION,
     Alias,
@@ -528,7 +531,9 @@ def _check(plan: Plan) -> None:
         if node.id != f"v{len(values)}":
             _invalid(place, f"values are numbered in order: this one is `v{len(values)}`, not {_shown(node.id)}")
         _check_type(plan, node.type, place)
-        if not isinstance(node, Input):
+        if isinstance(node, Input):
+            _check_pairs(node.loader, LOADER_ATTRIBUTES, place)
+        else:
             _check_instruction(plan, node, values, place)
         values[node.id] = node.type
     for output in plan.outputs:
@@ -543,6 +548,16 @@ def _check_unique(what: str, names: Iterable[str]) -> None:
         if name in seen:
             _invalid("plan", f"the {what} `{name}` is declared twice")
         seen.add(name)
+
+
+def _check_pairs(pairs: tuple[tuple[str, int | str], ...], known: Mapping[str, type], place: str) -> None:
+    """Pairs that become keyword arguments: known names, each once, with values of their types."""
+    _check_unique("argument", (name for name, _ in pairs))
+    for name, value in pairs:
+        if name not in known:
+            _invalid(place, f"{_shown(name)} is not known here", [f"known are {', '.join(known)}"])
+        if not isinstance(value, known[name]):
+            _invalid(place, f"`{name}` is not the {'number' if known[name] is int else 'text'} it must be: {_shown(value)}")
 
 
 def _check_size(plan: Plan, size: Any, place: str, least: int) -> None:
@@ -591,8 +606,15 @@ def _check_instruction(plan: Plan, node: Instruction, values: Mapping[str, Tenso
     source = _check_defined(node.of, values, place)
     if isinstance(node, Opaque) and node.function == "kernel" and not _KERNEL.fullmatch(str(dict(node.arguments).get("kernel"))):
         _invalid(place, "a kernel is named `namespace::name`, and does not write to its argument")
-    if isinstance(node, Opaque) and node.function == "format_cast" and replace(node.type, format=source.format) != source:
-        _invalid(place, "a format cast changes the format and nothing else")
+    if isinstance(node, Opaque) and node.function == "format_cast":
+        _check_pairs(node.arguments, FORMAT_CAST_ARGUMENTS, place)
+        arguments = dict(node.arguments)
+        if arguments.get("format") != FRACTAL_NZ:
+            _invalid(place, f"a format cast goes to FRACTAL_NZ, `format` {FRACTAL_NZ}")
+        if arguments.get("customize_dtype", node.type.storage) not in STORAGES:
+            _invalid(place, f"{_shown(arguments['customize_dtype'])} is not a dtype")
+        if replace(node.type, format=source.format) != source:
+            _invalid(place, "a format cast changes the format and nothing else")
     if isinstance(node, Move) and node.type.element != source.element:
         _invalid(place, f"a move keeps the element: `{source.element}` does not become `{node.type.element}`")
 

@@ -149,6 +149,11 @@ class Opaque:
     step: str
 
 
+LOADER_ATTRIBUTES: dict[str, type] = {"output_dim": int, "input_dim": int, "packed_dim": int, "packed_factor": int, "quant_method": str}
+"""What an input's ``loader`` may say (``layoutdsl.Parameter``), with the types."""
+FORMAT_CAST_ARGUMENTS: dict[str, type] = {"format": int, "customize_dtype": str}
+"""The arguments of the opaque function ``format_cast``; ``format`` is required."""
+
 Instruction = Union[Move, Compute, Opaque]
 OPAQUE_FUNCTIONS = frozenset({"format_cast", "kernel"})
 Kind = Literal["parameter", "attribute", "buffer", "list", "value"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
-from layoutdsl.plan.model import FRACTAL_NZ, Opaque
+from layoutdsl.plan.model import Opaque
 
 
 def opaque(instruction: Opaque, tensor: torch.Tensor) -> torch.Tensor:
@@ -25,7 +25,7 @@ def opaque(instruction: Opaque, tensor: torch.Tensor) -> torch.Tensor:
     from layoutdsl.runtime import npu
 
     arguments = dict(instruction.arguments)
-    return npu.format_cast(tensor, int(arguments.pop("format", FRACTAL_NZ)), **arguments)
+    return npu.format_cast(tensor, int(arguments.pop("format")), **arguments)
 
 
 def _kernel(name: str, tensor: torch.Tensor) -> torch.Tensor:
