@@ -1,61 +1,91 @@
 """Calls against contracts: a row of argument types is unified with the operands of a call, letter by letter, and compared as types.
 
-Layout rows are proved; limit rows become conditions of use. A kernel without a contract may be called: that is reported, not refused.
+Used by ``layoutdsl.compiler.forward_types``. Layout rows are proved; limit rows become conditions of use; a row that fits says what the call gives. A kernel
+without a contract may be called: that is reported, not refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from layoutdsl.compiler.emit import test_expr
-from layoutdsl.compiler.evaluate import DtypeName
+from layoutdsl.compiler.evaluate import DtypeName, size_of
 from layoutdsl.compiler.scope import Context, Memo
 from layoutdsl.compiler.types import tensor_type
-from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Source, Span
-from layoutdsl.ir.layout import TensorType, difference, format_text, type_text
-from layoutdsl.ir.program import Limit
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Source, Span
+from layoutdsl.ir.layout import ROWS, Digit, Dim, Space, TensorType, difference, format_text, type_text
+from layoutdsl.ir.layout import letter as letter_of
+from layoutdsl.ir.program import Limit, Value
 from layoutdsl.ir.symbolic import Size
 from layoutdsl.kernels import CONTRACTS, Contract, LimitRow, Row
 from layoutdsl.syntax.expressions import parse_expression, parse_type
-from layoutdsl.syntax.tree import Binary, Constant, Entry, Expr, Name, TypeText
+from layoutdsl.syntax.tree import Binary, Constant, Entry, Expr, Group, Name, TypeText
+
+LIST = "list e of "
+"""How the type text of a list of tensors over the experts begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """An argument as the call gives it: a tensor's type, or an integer."""
+    """An argument as the call gives it: a tensor's type, a constant (number, truth value, text, dtype, list of integers, None), or neither known. layer: the
+    value of the layer that it is. origin: the call that quantized it, or made it as the scale of what it quantized."""
 
-    type: TensorType | None
-    integer: int | Size | None
     span: Span
+    type: TensorType | None = None
+    value: Any = None
+    known: bool = True
+    layer: Value | None = None
+    origin: str = ""
+
+    @property
+    def absent(self) -> bool:
+        return self.known and self.type is None and self.value is None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known of one call. problems: findings. results: types, None where unknown. extents: of the axes that only results have. mutated: arguments that
+    the kernel overwrites. sums, addends: the axis summed over, and the arguments added to the sum. scales: pairs (scale, what it is the scale of). quantizes:
+    are the results a quantized tensor and its scale?"""
+
+    problems: tuple[Diagnostic, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    results: tuple[TensorType | None, ...] = ()
+    extents: tuple[tuple[str, Size], ...] = ()
+    mutated: tuple[str, ...] = ()
+    sums: str = ""
+    addends: tuple[str, ...] = ()
+    scales: tuple[tuple[str, str], ...] = ()
+    quantizes: bool = False
 
 
 @cache
 def _row_type(text: str) -> TypeText:
-    source = Source("contract", text)
-    return parse_type(Span(source, 0, len(text)))
+    source = Source("contract", text.removeprefix(LIST))
+    return parse_type(Span(source, 0, len(source.text)))
 
 
 @cache
-def _row_test(text: str) -> Expr:
+def _row_expression(text: str) -> Expr:
     source = Source("contract", text)
     return parse_expression(Span(source, 0, len(text)))
 
 
 @dataclass(slots=True, eq=False)
 class RowContext(Context):
-    """A row's letters as the axes that the operands bound them to."""
+    """A row's letters as the axes, dtypes and integers that the operands bound them to."""
 
     integers: dict[str, int | Size] = field(default_factory=dict)
-    x_dtype: str = ""
+    dtypes: dict[str, str] = field(default_factory=dict)
 
     def lookup(self, name: str, span: Span) -> Any:
         if name in self.integers:
             return self.integers[name]
-        if name == "x_dtype":
-            return DtypeName(self.x_dtype)
+        if name in self.dtypes:
+            return DtypeName(self.dtypes[name])
         if len(name) <= 2 and name.lower() in self.axes:
             size = self.space.extents[self.axes[name.lower()]]
             return size.constant if size.constant is not None else size
@@ -70,71 +100,81 @@ class Mismatch(Exception):
         self.argument, self.expected, self.reason = argument, expected, reason
 
 
-def rows_for(name: str, device: str) -> tuple[Row, ...]:
-    return tuple(row for row in CONTRACTS[name].rows if device in row.devices)
+def rows_for(op: str, device: str, consumer: str | None) -> tuple[Row, ...]:
+    """The rows of a device and a consumer; every consumer's where none is decided."""
+    rows = CONTRACTS[op].rows
+    return tuple(row for row in rows if device in row.devices and (consumer is None or not row.consumers or consumer in row.consumers))
 
 
-def check_call(
-    name: str, span: Span, operands: Mapping[str, Operand], given: frozenset[str], context: Context, x_dtype: str, device_rows: tuple[Row, ...]
-) -> tuple[list[Diagnostic] | None, list[Limit]]:
-    """Problems and conditions of use of one call; None for a call that no row speaks of.
+def check_call(contract: Contract, rows: tuple[Row, ...], operands: Mapping[str, Operand], context: Context, span: Span, here: str) -> Verdict:
+    """The verdict of the first row that fits, or the refusal of the row that was meant.
 
-    operands: the arguments whose types are known, by name; given: the names of all arguments; ``x_dtype``: dtype of the 16-bit activation.
+    operands: by argument, what is left out included with the schema's default. here: a name of the call, from which axes that only its results have are named.
     """
-    contract = CONTRACTS[name]
-    rows = [row for row in device_rows if _meant(row, operands, given)]
-    if not rows:
-        return None, []
     failures: list[tuple[tuple[int, int], Row, Mismatch]] = []
     for row in rows:
-        matcher = _Matcher(row, operands, context, x_dtype)
+        matcher = _Matcher(contract, row, operands, context, here)
         try:
-            return [], matcher.match(contract, span)
+            return matcher.match(span)
         except Mismatch as mismatch:
-            failures.append(((matcher.matched, _likeness(row, operands)), row, mismatch))
+            failures.append(((_likeness(row, operands), matcher.matched), row, mismatch))
     _, closest, reason = max(failures, key=lambda failure: failure[0])
-    return [_refusal(name, closest, reason, operands, context, span)], []
-
-
-def _meant(row: Row, operands: Mapping[str, Operand], given: frozenset[str]) -> bool:
-    """May this row be meant: the arguments that select it are there, and the weight has its element."""
-    weight = operands.get("weight")
-    if weight is None or weight.type is None or not given.issuperset(row.selected_by):
-        return False
-    return _row_type(row.arguments["weight"]).element.name == weight.type.element.name
+    return Verdict((_refusal(contract.op, closest, reason, operands, context, span),), results=(None,) * len(contract.schema.returns))
 
 
 def _likeness(row: Row, operands: Mapping[str, Operand]) -> int:
-    """How much the operands look like a row's, to find the row that was meant: lists or not, format, storage, rank."""
+    """How much the operands look like a row's, to find the row that was meant: what is there, elements, lists or not, format, storage, rank, constants."""
     alike = 0
-    for argument, text in row.arguments.items():
-        kind = operands[argument].type if argument in operands else None
-        if kind is None:
-            continue
-        wanted = _row_type(text)
-        dims = wanted.layout.dims if wanted.layout else wanted.logical
-        nz = wanted.layout is not None and wanted.layout.format == "nz"
-        storage = wanted.layout.storage if wanted.layout else wanted.element.name
-        alike += sum((entry == Constant(0, entry.span)) == all(d.unit for d in dim) for entry, dim in zip(dims, kind.dims))
-        alike += 4 * ((argument in row.listed) == (kind.listed is not None)) + 2 * (nz == bool(kind.format))
-        alike += (storage == kind.storage) + (len(dims) == len(kind.dims))
+    for argument, operand in operands.items():
+        text = row.arguments.get(argument)
+        if text is None:
+            alike -= 4 * (operand.type is not None) + 2 * (not _accepts(row, argument, operand))
+        elif operand.type is None:
+            alike -= 3 * (operand.absent and argument in row.required)
+        else:
+            alike += _alike(row, text, operand.type)
     return alike
 
 
-def _refusal(name: str, row: Row, mismatch: Mismatch, operands: Mapping[str, Operand], context: Context, span: Span) -> Diagnostic:
-    operand = operands.get(mismatch.argument)
-    short = name.rpartition(":")[2]
-    notes = [f"by the contract row `{row.name}` ({row.source})"]
-    if operand is None or operand.type is None:
-        message = f"`{short}` needs the argument `{mismatch.argument}` with operands of these types"
-        write = (f"pass `{mismatch.argument}=...`",)
-        return Diagnostic(code="contract-layout", message=message, span=span, where=mismatch.argument, notes=tuple(notes), helps=write)
+def _accepts(row: Row, argument: str, operand: Operand) -> bool:
+    if argument in row.integers.values() or not operand.known or operand.type is not None:
+        return True
+    return operand.value in row.constants.get(argument, (operand.value,))
+
+
+def _alike(row: Row, text: str, kind: TensorType) -> int:
+    wanted = _row_type(text)
+    dims = wanted.layout.dims if wanted.layout else wanted.logical
+    nz = wanted.layout is not None and wanted.layout.format == "nz"
+    storage = wanted.layout.storage if wanted.layout else wanted.element.name
+    elements = row.dtypes.get(wanted.element.name, (wanted.element.name,))
+    alike = sum((entry == Constant(0, entry.span)) == all(d.unit for d in dim) for entry, dim in zip(dims, kind.dims))
+    alike += 4 * (text.startswith(LIST) == (kind.listed is not None)) + 2 * (nz == bool(kind.format)) + 6 * (kind.element.name in elements)
+    return alike + (storage == kind.storage) + (len(dims) == len(kind.dims))
+
+
+def _refusal(op: str, row: Row, mismatch: Mismatch, operands: Mapping[str, Operand], context: Context, span: Span) -> Diagnostic:
+    operand, short, argument = operands.get(mismatch.argument), op.rpartition(":")[2], mismatch.argument
+    notes = (f"by the contract row `{row.name}` ({row.source})",)
+    if operand is None or operand.absent:
+        wanted = f"`{argument}` as `{mismatch.expected}`" if mismatch.expected else f"the argument `{argument}` with operands of these types"
+        message = f"`{short}` needs {wanted}"
+        return Diagnostic(code="contract-layout", message=message, span=span, where=argument, notes=notes, helps=(f"pass `{argument}=...`",))
+    if operand.type is None:
+        message = f"`{short}` wants `{argument}` to be {mismatch.expected}, the call says {_shown(operand.value)}"
+        return Diagnostic(code="contract-layout", message=message, span=operand.span, label=mismatch.reason, where=argument, notes=notes)
     found = type_text(context.space, operand.type)
-    message = f"`{short}` wants `{mismatch.argument}` as `{mismatch.expected}`, the pipeline gives `{found}`"
+    wanted = f"wants `{argument}` as `{mismatch.expected}`" if mismatch.expected else f"takes no `{argument}` with operands of these types"
+    message = f"`{short}` {wanted}, the pipeline gives `{found}`"
     helps = tuple(text for start, text in _MENDS if mismatch.reason.startswith(start))[:1]
+    labels = (Label(operand.layer.span, "made here"),) if operand.layer is not None else ()
     return Diagnostic(
-        code="contract-layout", message=message, span=operand.span, label=mismatch.reason, where=mismatch.argument, notes=tuple(notes), helps=helps
+        code="contract-layout", message=message, span=operand.span, label=mismatch.reason, where=argument, labels=labels, notes=notes, helps=helps
     )
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
 
 
 _MENDS = (
@@ -148,6 +188,10 @@ _MENDS = (
     ("it is a list", "pass the tensor that was not taken apart"),
     ("the number of dims", "`view` adds and drops dims of one index"),
     ("it has", "`view` adds and drops dims of one index; a forgotten `sum` leaves one too many"),
+    ("the row does not", "drop the argument"),
+    ("it is the reciprocal", "pass the scale itself"),
+    ("it is a scale", "make the reciprocal as a step of its own: `name[k]: 1 / scale[0]`"),
+    ("the parts of", "`segments` names the parts of an axis in the order in which the checkpoint stacks them"),
     ("", "`transpose`, `view` or the left side of index math gives the dims another order"),
 )
 """What to write, by the beginning of the reason."""
@@ -156,100 +200,254 @@ _MENDS = (
 class _Matcher:
     """Unifies one row with one call. ``matched`` counts the arguments that fitted, to find the row that was meant."""
 
-    def __init__(self, row: Row, operands: Mapping[str, Operand], context: Context, x_dtype: str) -> None:
-        self.row, self.operands, self.context, self.x_dtype = row, operands, context, x_dtype
+    def __init__(self, contract: Contract, row: Row, operands: Mapping[str, Operand], context: Context, here: str) -> None:
+        self.contract, self.row, self.operands, self.context, self.here = contract, row, operands, context, here
         self.letters: dict[str, str] = {}
         self.integers: dict[str, int | Size] = {}
+        self.dtypes: dict[str, str] = {}
         self.matched = 0
+        self.extents: dict[str, Size] = {}
 
-    def match(self, contract: Contract, span: Span) -> list[Limit]:
-        for argument in self.row.required:
-            if argument not in self.operands:
-                raise Mismatch(argument, "", "this row cannot do without it")
-        texts = {name: _row_type(text) for name, text in self.row.arguments.items() if name in self.operands and self.operands[name].type is not None}
+    def match(self, span: Span) -> Verdict:
+        self._presence()
+        texts = {name: text for name, text in self.row.arguments.items() if (given := self.operands.get(name)) is not None and given.type is not None}
         for name, text in texts.items():
-            self._bind_letters(name, text)
+            self._bind_element(name, _row_type(text))
+            self._check_form(name, _row_type(text), text)
+        self._vote(texts)
+        for name, text in texts.items():
+            for letter, axis in self._proposals(name, text):
+                self._bind(name, letter, axis, _row_type(text))
         self._bind_integers(texts)
         for name, text in texts.items():
             self._compare(name, text)
             self.matched += 1
-        return [self._limit(contract.op, limit, span) for limit in self.row.limits]
+        self._constants()
+        self._check_segments()
+        for letter, extent in self.row.derived.items():
+            self._derive(letter, extent)
+        return Verdict(
+            limits=tuple(self._limit(limit, span) for limit in self.row.limits),
+            results=tuple(self._result(text) for text in self.row.results),
+            extents=tuple(self.extents.items()),
+            mutated=self.row.mutates,
+            sums=self.letters.get(self.row.sums, ""),
+            addends=self.row.addends,
+            scales=tuple(self.row.scales.items()),
+            quantizes=self.row.quantizes,
+        )
 
-    def _bind_letters(self, name: str, text: TypeText) -> None:
-        kind = self._operand(name)
-        dims = text.layout.dims if text.layout else text.logical
-        found = kind.dims
-        if len(found) != len(dims):
-            raise Mismatch(name, text.span.text, f"it has {len(found)} dims, not {len(dims)}")
+    # -- what is there
+
+    def _presence(self) -> None:
+        for parameter in self.contract.schema.parameters:
+            operand = self.operands.get(parameter.name)
+            if not parameter.tensors or operand is None:
+                continue
+            if operand.absent and parameter.name in self.row.required:
+                raise Mismatch(parameter.name, "", "this row cannot do without it")
+            if not operand.absent and parameter.name not in self.row.arguments:
+                raise Mismatch(parameter.name, "", "the row does not take it")
+
+    def _constants(self) -> None:
+        """What is no tensor: one of the values of the row; without values in the row, the schema's default."""
+        for parameter in self.contract.schema.parameters:
+            operand = self.operands.get(parameter.name)
+            if parameter.tensors or operand is None or not operand.known or parameter.name in self.row.integers.values():
+                continue
+            values = self.row.constants.get(parameter.name, (parameter.default_value,))
+            if operand.value not in values and not (operand.value is None and parameter.default_value in values):
+                raise Mismatch(parameter.name, " or ".join(map(_shown, values)), f"it is {_shown(operand.value)}")
+            if operand.value is not None:
+                self.dtypes[parameter.name] = str(operand.value)
+
+    def _operand(self, name: str, text: str) -> TensorType:
+        kind = self.operands[name].type
+        assert kind is not None
+        if text.startswith(LIST):
+            if kind.listed is None:
+                raise Mismatch(name, text, "it is one tensor, not a list of tensors")
+            return replace(kind, listed=None)
+        if kind.listed is not None:
+            raise Mismatch(name, text, "it is a list of tensors, not one")
+        return kind
+
+    # -- letters
+
+    def _bind_element(self, name: str, text: TypeText) -> None:
+        letter, kind = text.element.name, self.operands[name].type
+        assert kind is not None
+        if letter not in self.row.dtypes:
+            return
+        bound = self.dtypes.setdefault(letter, kind.element.name)
+        if bound not in self.row.dtypes[letter]:
+            expected = " or ".join(text.span.text.replace(letter, dtype, 1) for dtype in self.row.dtypes[letter])
+            raise Mismatch(name, expected, f"the element is {kind.element.name}")
+
+    def _check_form(self, name: str, text: TypeText, written: str) -> None:
+        """As many dims, in the format wanted: before that, letters mean nothing."""
+        kind, dims = self._operand(name, written), text.layout.dims if text.layout else text.logical
+        if len(kind.dims) != len(dims):
+            raise Mismatch(name, self._with_dtypes(text.span.text), f"it has {len(kind.dims)} dims, not {len(dims)}")
         blocked = text.layout is not None and text.layout.format == "nz"
         if blocked != bool(kind.format):
-            raise Mismatch(name, text.span.text, f"the format is {format_text(kind)}, not {'FRACTAL_NZ' if blocked else 'ND'}")
-        for entry, dim in zip(dims, found):
-            letter = _letter(entry)
-            if letter is not None and len(dim) == 1:
-                if self.letters.setdefault(letter, dim[0].axis) != dim[0].axis:
-                    raise Mismatch(
-                        name,
-                        text.span.text.replace("x_dtype", self.x_dtype),
-                        f"`{letter}` is `{dim[0].axis}` here, but `{self.letters[letter]}` in the arguments before it",
-                    )
+            raise Mismatch(name, self._with_dtypes(text.span.text), f"the format is {format_text(kind)}, not {'FRACTAL_NZ' if blocked else 'ND'}")
 
-    def _bind_integers(self, texts: Mapping[str, TypeText]) -> None:
+    def _proposals(self, name: str, written: str) -> list[tuple[str, str]]:
+        """The letters of an argument's text with the axes that the operand has there."""
+        whole, kind = self.operands[name].type, self._operand(name, written)
+        assert whole is not None
+        found = [("e", whole.listed)] if whole.listed is not None else []
+        return [*found, *((letter, axis) for letter, axis in _pairs(_row_type(written), kind))]
+
+    def _vote(self, texts: Mapping[str, str]) -> None:
+        """Where operands do not agree on what a letter stands for, the one that is alone is blamed, not the one that comes last. ``m`` is the rows of ``x``."""
+        extents = self.context.space.extents
+        votes: dict[str, dict[Size, list[tuple[str, str]]]] = {"m": {extents[ROWS]: [("x", ROWS)] * 2}}
+        for name, text in texts.items():
+            for letter, axis in self._proposals(name, text):
+                votes.setdefault(letter, {}).setdefault(extents[axis], []).append((name, axis))
+        split = {letter: sorted(found.values(), key=len, reverse=True) for letter, found in votes.items() if len(found) > 1}
+        if split:
+            letter = max(split, key=lambda letter: len(split[letter][0]) - len(split[letter][1]))
+            (argument, wanted), (name, axis) = split[letter][0][0], split[letter][1][0]
+            reason = f"`{letter}` is `{letter_of(axis)}` here, but `{letter_of(wanted)}` in `{argument}`"
+            raise Mismatch(name, self._with_dtypes(_row_type(texts[name]).span.text), reason)
+
+    def _bind(self, name: str, letter: str, axis: str, text: TypeText) -> None:
+        """A letter stands for one axis. Activations meet weights along axes of equal extents: what one layer's outputs are, is the next one's inputs."""
+        bound = self.letters.setdefault(letter, axis)
+        if bound == axis or self._meets(name, bound, axis):
+            return
+        reason = f"`{letter}` is `{letter_of(axis)}` here, but `{letter_of(bound)}` in the arguments before it"
+        raise Mismatch(name, self._with_dtypes(text.span.text), reason)
+
+    def _meets(self, name: str, bound: str, axis: str) -> bool:
+        extents = self.context.space.extents
+        moving = self.operands[name].type
+        assert moving is not None
+        return any(digit.axis == ROWS for dim in moving.dims for digit in dim) and extents[bound] == extents[axis]
+
+    def _with_dtypes(self, text: str) -> str:
+        """A row's text with the letters that stand for dtypes written out."""
+        letter = text.partition("[")[0]
+        return text.replace(letter, self.dtypes[letter], 1) if letter in self.dtypes else text
+
+    def _bind_integers(self, texts: Mapping[str, str]) -> None:
         for letter, argument in self.row.integers.items():
             operand = self.operands.get(argument)
-            if operand is not None and operand.integer is not None:
-                self.integers[letter] = operand.integer
-            elif argument == "from the scale":
+            if not argument:
                 self._bind_from_types(letter, texts)
+            elif operand is not None and isinstance(operand.value, (int, Size)) and operand.value != 0:
+                self.integers[letter] = operand.value
             else:
-                self.integers[letter] = self._row_context().space.extents.get(self.letters.get("k", ""), Size.of(1))
+                self.integers[letter] = self.context.space.extents.get(self.letters.get("k", ""), Size.of(1))
 
-    def _bind_from_types(self, letter: str, texts: Mapping[str, TypeText]) -> None:
-        for name, text in texts.items():
+    def _bind_from_types(self, letter: str, texts: Mapping[str, str]) -> None:
+        for name, written in texts.items():
+            text = _row_type(written)
             entries = text.layout.dims if text.layout else text.logical
-            for entry, dim in zip(entries, self._operand(name).dims):
+            for entry, dim in zip(entries, self._operand(name, written).dims):
                 if isinstance(entry, Binary) and entry.op == "//" and isinstance(entry.right, Name) and entry.right.id == letter and len(dim) == 1:
                     self.integers[letter] = dim[0].div
 
-    def _operand(self, name: str) -> TensorType:
-        kind = self.operands[name].type
-        assert kind is not None
-        if name in self.row.listed:
-            if kind.listed is None:
-                raise Mismatch(name, f"list of {self.row.arguments[name]}", "it is one tensor, not a list of tensors")
-            return replace(kind, listed=None)
-        if kind.listed is not None:
-            raise Mismatch(name, self.row.arguments[name], "it is a list of tensors, not one")
-        return kind
+    def _derive(self, letter: str, extent: str) -> None:
+        axis = f"{self.here}.{letter}"
+        self.extents[axis] = self.context.facts.floor(size_of(_row_expression(extent), self._row_context()))
+        self.letters[letter] = axis
+
+    # -- types
 
     def _row_context(self) -> RowContext:
         context = RowContext(self.context.world, self.context.member, self.context.facts)
-        context._axes, context._space, context._memo = dict(self.letters), self.context.space, Memo()
-        context.integers, context.x_dtype = self.integers, self.x_dtype
+        space = self.context.space
+        context._axes, context._memo = dict(self.letters), Memo()
+        context._space = Space(space.facts, {**space.extents, **self.extents}, space.names)
+        context.integers, context.dtypes = self.integers, self.dtypes
         return context
 
-    def _compare(self, name: str, text: TypeText) -> None:
-        kind = self._operand(name)
-        expected = self._expected(name, text)
-        expected = replace(expected, view=kind.view, initialised=kind.initialised)
+    def _compare(self, name: str, written: str) -> None:
+        kind, text = self._operand(name, written), _row_type(written)
+        wanted = self._expected(name, text)
+        expected = replace(wanted, view=kind.view, initialised=kind.initialised)
         if not kind.initialised:
-            raise Mismatch(name, text.span.text, "it is not in the checkpoint here and has no `init`")
-        reason = difference(self.context.space, kind, expected)
-        if reason is not None or len([d for d in kind.dims if not d or d[0].unit]) != len([d for d in expected.dims if not d or d[0].unit]):
-            raise Mismatch(name, type_text(self.context.space, expected), reason or "the number of dims of one index differs")
+            raise Mismatch(name, self._with_dtypes(text.span.text), "it is not in the checkpoint here and has no `init`")
+        seen = _renamed(kind, self._renames(text, kind))
+        if seen.positive and seen.extension == "sign" and expected.extension == "zero":
+            seen = replace(seen, extension="zero")  # no sign bit is ever set
+        reason = difference(self.context.space, seen, expected)
+        if reason is not None or _units(kind) != _units(expected):
+            raise Mismatch(name, type_text(self.context.space, wanted), reason or "the number of dims of one index differs")
+        if kind.reciprocal != (name in self.row.reciprocal):
+            raise Mismatch(name, type_text(self.context.space, wanted), _ROLES[kind.reciprocal])
+
+    def _renames(self, text: TypeText, kind: TensorType) -> dict[str, str]:
+        """Axes of an operand that the row's letters know under another name."""
+        return {axis: self.letters[letter] for letter, axis in _pairs(text, kind) if self.letters[letter] != axis}
 
     def _expected(self, name: str, text: TypeText) -> TensorType:
         """The row's type over the operands' axes; made once for all worlds in which the letters mean the same."""
-        key = (text.span.text, tuple(self.letters.items()), tuple(self.integers.items()), self.x_dtype)
+        key = (text.span.text, tuple(self.letters.items()), tuple(self.integers.items()), tuple(self.dtypes.items()), tuple(self._extents()))
         try:
             return self.context.memo.by_value(key, lambda: tensor_type(text, self._row_context()))
         except DiagnosticError as error:
-            raise Mismatch(name, text.span.text, error.diagnostics[0].message) from None
+            raise Mismatch(name, self._with_dtypes(text.span.text), error.diagnostics[0].message) from None
 
-    def _limit(self, kernel: str, limit: LimitRow, span: Span) -> Limit:
-        expr, context = _row_test(limit.test), self._row_context()
-        text = limit.test
-        return Limit(limit.slug, text, test_expr(expr, context), kernel, f"{self.row.name}; {self.row.source}", span)
+    def _extents(self) -> list[Size]:
+        extents = self.context.space.extents
+        return [extents[axis] for axis in self.letters.values() if axis in extents]
+
+    def _result(self, written: str) -> TensorType | None:
+        """None where an operand that is not known until the call would have said it."""
+        try:
+            kind = self._expected("", _row_type(written))
+        except Mismatch:
+            return None
+        return replace(kind, listed=self.letters["e"]) if written.startswith(LIST) else kind
+
+    def _check_segments(self) -> None:
+        named = self.context.world.document.segments
+        for letter, parts in self.row.segments.items():
+            axis = self.letters.get(letter)
+            if axis is None:
+                continue
+            found = next((tuple(part.value for part in segment.names) for segment in named if segment.axis.value == axis), ())
+            if found != parts:
+                argument = next(name for name, text in self.row.arguments.items() if letter in text.partition("[")[2])
+                reason = f"the parts of `{axis}` are {', '.join(found)}" if found else f"the parts of `{axis}` have no names"
+                wanted = type_text(self.context.space, self._expected(argument, _row_type(self.row.arguments[argument])))
+                raise Mismatch(argument, f"{wanted}, `{letter_of(axis)}` being {' then '.join(parts)}", reason)
+
+    def _limit(self, limit: LimitRow, span: Span) -> Limit:
+        test = test_expr(_row_expression(limit.test), self._row_context())
+        return Limit(limit.slug, limit.test, test, self.contract.op, f"{self.row.name}; {self.row.source}", span)
+
+
+_ROLES = {True: "it is the reciprocal of a scale", False: "it is a scale, not the reciprocal of one"}
+
+
+def _pairs(text: TypeText, kind: TensorType) -> Iterator[tuple[str, str]]:
+    """Letter by letter, the axes that a type has where a row's text has them."""
+    for entry, dim in zip(text.layout.dims if text.layout else text.logical, kind.dims):
+        for part, digit in zip(entry.items if isinstance(entry, Group) else (entry,), dim):
+            letter = _letter(part)
+            if letter is not None:
+                yield letter, digit.axis
+
+
+def _units(kind: TensorType) -> int:
+    return sum(not dim or dim[0].unit for dim in kind.dims)
+
+
+def _renamed(kind: TensorType, names: Mapping[str, str]) -> TensorType:
+    if not names:
+        return kind
+
+    def renamed(dim: Dim) -> Dim:
+        return tuple(Digit(names.get(d.axis, d.axis), d.div, d.ext, d.top) for d in dim)
+
+    pads = tuple(replace(pad, axis=names.get(pad.axis, pad.axis)) for pad in kind.pads)
+    return replace(kind, dims=tuple(map(renamed, kind.dims)), lanes=renamed(kind.lanes), logical=renamed(kind.logical), pads=pads)
 
 
 def broken_by_defaults(limit: Limit, context: Context) -> str:

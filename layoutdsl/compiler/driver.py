@@ -18,6 +18,7 @@ from layoutdsl.compiler.loaders import loader_attributes
 from layoutdsl.compiler.names import check_names
 from layoutdsl.compiler.require import conditions_of, sizes_used
 from layoutdsl.compiler.scope import World
+from layoutdsl.compiler.sharding import check_sharding, shard_conditions
 from layoutdsl.compiler.types import native_type
 from layoutdsl.compiler.values import check_values
 from layoutdsl.compiler.worlds import check_facets, decide, enumerate_worlds, fork
@@ -74,6 +75,8 @@ def _settings(document: Document) -> dict[str, Setting]:
 def _compiled(world: World) -> Compiled:
     state = elaborate(world)
     check_values(state)
+    if not state.problems:
+        state.problems += check_sharding(state)
     forward = elaborate_forward(state)
     return Compiled(state, forward)
 
@@ -131,13 +134,25 @@ def _distinct(problems: list[Diagnostic]) -> list[Diagnostic]:
     for problem in problems:
         key = (problem.code, problem.span.start if problem.span else problem.where, problem.message if problem.span is None else "")
         seen.setdefault(key, problem)
-    found: dict[Any, Diagnostic] = {}
+    found: list[Diagnostic] = []
+    places: dict[Any, int] = {}
     for problem in sorted(seen.values(), key=lambda p: (p.span.start if p.span else -1, p.code)):
-        cause = (problem.code, problem.where or problem.message) if problem.code in _SAID_ONCE or problem.where else id(problem)
-        known = found.setdefault(cause, problem)
-        if known is not problem and problem.span is not None and len(known.labels) < 4:
-            found[cause] = replace(known, labels=(*known.labels, Label(problem.span, problem.label or "here too")))
-    return list(found.values())
+        causes = _causes(problem)
+        place = next((places[cause] for cause in causes if cause in places), len(found))
+        places.update(dict.fromkeys(causes, place))
+        if place == len(found):
+            found.append(problem)
+        elif problem.span is not None and len(found[place].labels) < 4:
+            found[place] = replace(found[place], labels=(*found[place].labels, Label(problem.span, problem.label or "here too")))
+    return found
+
+
+def _causes(problem: Diagnostic) -> list[Any]:
+    """What two findings share that are one mistake: a cause that they name, the thing they are about, or their text."""
+    named = [] if problem.cause is None else [(problem.code, "cause", problem.cause)]
+    if problem.code in _SAID_ONCE or problem.where:
+        return [*named, (problem.code, problem.where or problem.message)]
+    return named or [id(problem)]
 
 
 # --- one configuration ----------------------------------------------------------------------------------------------------------------------------------------
@@ -179,7 +194,7 @@ def program_of(compiled: Compiled) -> Program:
     axes = {axis: extent for context in state.contexts.values() for axis, extent in context.space.extents.items()}
     used = {digit.axis for kind in _types(state, code) for dim in (*kind.dims, kind.lanes, kind.logical) for digit in dim}
     axes = {axis: extent for axis, extent in axes.items() if axis in used}
-    require = conditions_of(state.world, test_expr)
+    require = [*conditions_of(state.world, test_expr), *shard_conditions(state)]
     return Program(
         sizes=sizes_used(axes.values(), [*(c.test for c in require), *(limit.test for limit in forward.limits)]),
         axes=axes,

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, cast
 from layoutdsl.compiler.evaluate import evaluate, fail, integer
 from layoutdsl.compiler.helps import help_for
 from layoutdsl.compiler.math import Math, Typed
+from layoutdsl.compiler.qualities import is_positive, is_reciprocal
 from layoutdsl.compiler.scope import Context, Member, World, members_of
 from layoutdsl.compiler.types import dtype_name, native_type, reject, tensor_type
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
@@ -238,8 +239,7 @@ def _declare(state: Elaboration, param: ParamDecl, name: str, context: Context) 
         default = param.init.value
     if param.range is not None and param.range.value != "positive":
         fail("unknown-value", param.range.span, f"`{param.range.value}` is not a range", helps=("known: positive",))
-    if default == "uninitialised":
-        kind = replace(kind, initialised=False)
+    kind = replace(kind, initialised=default != "uninitialised", positive=param.range is not None)
     value = state.value(name, kind, param.span)
     state.parameters[name] = Parameter(value, default, param.range is not None, param.shard is None)
     state.bind(name, value, "parameter", param.name.span, context.member)
@@ -370,7 +370,7 @@ def _computed_type(typed: Typed, dims: tuple[Dim, ...], span: Span) -> TensorTyp
     assert typed.dtype is not None
     if ELEMENTS[typed.dtype].native is None:
         fail("cast-target", span, f"no torch dtype is {typed.dtype}, so a result of it has no storage", helps=("cast it first, as in `float32(...)`",))
-    return native_type(typed.dtype, dims)
+    return replace(native_type(typed.dtype, dims), positive=is_positive(typed.expr), reciprocal=is_reciprocal(typed.expr))
 
 
 def _readable(state: Elaboration, expr: Any, span: Span) -> Any:
@@ -555,9 +555,8 @@ def _with_story(error: Reject, stage: Stage, value: Value, context: Context) -> 
     return DiagnosticError(Diagnostic(code=error.code, message=error.message, span=stage.span, labels=labels, notes=(story, *error.notes), helps=helps))
 
 
-def view_inline(context: Context, name: str, value: Value, stages: tuple[Stage, ...]) -> TensorType:
+def view_inline(context: Context, kind: TensorType, stages: tuple[Stage, ...]) -> TensorType:
     """The type of ``(name | stage | ...)`` in forward. Only stages that copy nothing are allowed there."""
-    kind = value.type
     for stage in stages:
         if not context.holds(stage.condition):
             continue

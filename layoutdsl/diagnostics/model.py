@@ -71,7 +71,8 @@ class Diagnostic:
     """One finding.
 
     code: slug of the rule, a key of ``RULES``. message: one lower-case sentence without a full stop. span: the guilty place, and ``label`` the text
-    under its caret; without a span, ``where`` names the tensor, file or option. notes: what is known. helps: what to write.
+    under its caret; without a span, ``where`` names the tensor, file or option. notes: what is known. helps: what to write. cause: equal for findings that
+    one mistake makes, of which one is shown; never printed.
     """
 
     code: str
@@ -83,6 +84,7 @@ class Diagnostic:
     labels: tuple[Label, ...] = ()
     notes: tuple[str, ...] = ()
     helps: tuple[str, ...] = ()
+    cause: int | None = None
 
 
 class DiagnosticError(Exception):

@@ -64,7 +64,7 @@ class TensorType:
     order: the dims from slowest to fastest in memory. format: ND, or the block width of FRACTAL_NZ in bytes. extension: ``zero`` or ``sign`` where a wider
     integer
     carries the element's bits. logical: the digits that a read lists. listed: the axis that an ``unbind`` turned into a list. view: shares memory with an
-    earlier value.
+    earlier value. positive: no sign bit is set. reciprocal: one over what the checkpoint stores.
     """
 
     element: Element
@@ -79,6 +79,8 @@ class TensorType:
     listed: str | None = None
     view: bool = False
     initialised: bool = True
+    positive: bool = False
+    reciprocal: bool = False
 
     @property
     def carriage(self) -> Carriage:
@@ -360,9 +362,13 @@ def find_dim(space: Space, kind: TensorType, wanted: Digit) -> int | None:
 # --- text -------------------------------------------------------------------------------------------------------------------------------------------------
 
 
+ROWS = "rows"
+"""The axis of the rows of ``x`` in a forward, and the size that is its extent; specs and contracts write it ``m``."""
+
+
 def letter(axis: str) -> str:
     """The axis as the spec writes it: member axes are kept apart as ``w13.n`` but written ``n``."""
-    return axis.rpartition(".")[2]
+    return "m" if axis == ROWS else axis.rpartition(".")[2]
 
 
 def digit_text(space: Space, digit: Digit) -> str:

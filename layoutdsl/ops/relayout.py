@@ -43,7 +43,8 @@ class Relayout(Op):
                 helps=[f"write `relayout {kind.element.name}[{ours}] in ...`"],
             )
         check_well_formed(space, target)
-        return replace(target, logical=kind.logical, view=False, initialised=kind.initialised, listed=kind.listed)
+        kept = {"initialised": kind.initialised, "listed": kind.listed, "positive": kind.positive, "reciprocal": kind.reciprocal}
+        return replace(target, logical=kind.logical, view=False, **kept)  # type: ignore[arg-type]
 
     def source_of(self, position: Position, before: Place, after: Place, kind: TensorType, args: Arguments, space: Space) -> Position | None:
         target: TensorType = args["type"]

@@ -93,10 +93,11 @@ class LetDecl:
 
 @dataclass(frozen=True, slots=True)
 class SegmentDecl:
-    """``w13.n: [gate, up]``: names of the equal parts of an axis, in order."""
+    """``w13.n: [gate, up]``: names of the equal parts of an axis, in order; ``n: {q: Q, k: L, v: L}``: with their sizes."""
 
     axis: Text
     names: tuple[Text, ...]
+    sizes: tuple[Expr, ...]
     span: Span
 
 

@@ -208,7 +208,7 @@ class _Reader:
             variants=tuple(self.facet(*entry) for entry in self.entries(part("variants"))),
             each=tuple(EachDecl(self.text(key), self.texts(value), _from_to(key, value)) for key, value in self.entries(part("each"))),
             axes=tuple(self.axis(*entry) for entry in self.entries(part("axes"))),
-            segments=tuple(SegmentDecl(self.text(key), self.texts(value), _from_to(key, value)) for key, value in self.entries(part("segments"))),
+            segments=tuple(self.segment(*entry) for entry in self.entries(part("segments"))),
             let=tuple(LetDecl(self.text(key), self.expressions(value), _from_to(key, value)) for key, value in self.entries(part("let"))),
             require=tuple(self.rule(item) for item in self.items(part("require"))),
             params=tuple(self.param(*entry) for entry in self.entries(part("params"))),
@@ -241,6 +241,13 @@ class _Reader:
     def axis(self, key: ScalarNode, node: Node) -> AxisDecl:
         free = isinstance(node, ScalarNode) and node.value == "free"
         return AxisDecl(self.text(key), self.expressions(node), free, _from_to(key, node))
+
+    def segment(self, key: ScalarNode, node: Node) -> SegmentDecl:
+        if not isinstance(node, MappingNode):
+            return SegmentDecl(self.text(key), self.texts(node), (), _from_to(key, node))
+        parts = self.entries(node)
+        names, sizes = tuple(self.text(name) for name, _ in parts), tuple(self.expression(size) for _, size in parts)
+        return SegmentDecl(self.text(key), names, sizes, _from_to(key, node))
 
     def param(self, key: ScalarNode, node: Node) -> ParamDecl:
         found = self.attributes(node) if isinstance(node, MappingNode) else {}

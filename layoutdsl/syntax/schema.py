@@ -126,6 +126,13 @@ _DEFS: dict[str, Schema] = {
         },
         ("type",),
     ),
+    "parts": {
+        "title": "a list of names of equal parts, or a mapping of names to sizes",
+        "type": ["array", "object"],
+        "if": {"type": "array"},
+        "then": {"minItems": 1, "items": _WORD},
+        "else": {"minProperties": 1, "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"}, "additionalProperties": _EXPRESSION},
+    },
     "step": {
         "type": "object",
         "title": "a step",
@@ -234,7 +241,7 @@ SCHEMA: Schema = {
             "[a-z][0-9]?",
             description="A letter per axis, and its extent; `free` for one that the tensors tell.",
         ),
-        "segments": _map(_list(_WORD, "a list of names", minItems=1), "a mapping of segments", _NAME, description="The equal parts of an axis, in order."),
+        "segments": _map(_ref("parts"), "a mapping of segments", _NAME, description="The parts of an axis, in order."),
         "let": _map(
             _or_cases("expression", "an expression or a case map of them"),
             "a mapping of names",
