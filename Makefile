@@ -1,9 +1,12 @@
 # Everything runs in a virtual environment that the first target makes; nothing needs an NPU.
-PYTHON ?= python3
-VENV   ?= .venv
-BIN     = $(VENV)/bin
+PYTHON   ?= python3
+VENV     ?= .venv
+BIN       = $(VENV)/bin
+# torch_npu has its own: with it installed, plain `import torch` fails where CANN or its stand-ins are not found.
+NPU_VENV ?= .venv-npu
+NPU_BIN   = LD_LIBRARY_PATH=$(abspath $(NPU_VENV))/cann-stubs$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH} $(NPU_VENV)/bin
 
-.PHONY: demo test check fix clean
+.PHONY: demo test test-npu schemas check fix clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,9 +25,21 @@ check: $(VENV)/.ready
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+$(NPU_VENV)/.ready: pyproject.toml constraints.txt tools/cann_stubs.py
+	$(PYTHON) -m venv $(NPU_VENV)
+	$(NPU_VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[torch,npu]" "pytest>=8"
+	$(NPU_VENV)/bin/python tools/cann_stubs.py $(NPU_VENV)/cann-stubs
+	touch $@
+
+test-npu: $(NPU_VENV)/.ready  ## the bundled forwards through torch_npu's own schemas and meta functions; needs gcc, no NPU
+	$(NPU_BIN)/python -m pytest tests_npu
+
+schemas: $(NPU_VENV)/.ready   ## write layoutdsl/kernels/schemas.json from torch_npu
+	$(NPU_BIN)/python tools/dump_schemas.py
+
 fix: $(VENV)/.ready           ## format and repair what can be repaired
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NPU_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -171,7 +171,7 @@ def test_commands_run(words: list[str], workplace: Path, capsys: pytest.CaptureF
 
 def targets() -> dict[str, SimpleNamespace]:
     found: dict[str, SimpleNamespace] = {}
-    for match in re.finditer(r"^([\w$()/.]+):([^=#\n]*)(?:#[^\n]*)?\n((?:\t[^\n]*\n?)*)", MAKEFILE, re.MULTILINE):
+    for match in re.finditer(r"^([\w$()/.-]+):([^=#\n]*)(?:#[^\n]*)?\n((?:\t[^\n]*\n?)*)", MAKEFILE, re.MULTILINE):
         found[match[1]] = SimpleNamespace(needs=match[2].split(), recipe=[line.strip() for line in match[3].splitlines()])
     return found
 
@@ -195,7 +195,9 @@ def check_target(name: str) -> None:
 
 
 def test_the_check_of_targets_checks() -> None:
-    assert {"demo", "test", "check", "fix", "clean", "$(VENV)/.ready"} == {name for name in targets() if name != ".PHONY"}
+    assert {"demo", "test", "test-npu", "schemas", "check", "fix", "clean", "$(VENV)/.ready", "$(NPU_VENV)/.ready"} == {
+        name for name in targets() if name != ".PHONY"
+    }
     with pytest.raises(AssertionError):
         check_target("deploy")
 

@@ -1,0 +1,139 @@
+"""Every bundled forward, in every configuration that differs, through torch_npu's schemas and meta functions: as it is generated, on meta tensors.
+
+The layer's tensors are made as the plan says the load leaves them. What the wheel cannot say anything about is counted, by op.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import layoutdsl
+from layoutdsl.bundled import bundled
+from layoutdsl.plan.forward import walk
+from layoutdsl.plan.model import Output, Plan, TensorType
+from layoutdsl.runtime.dtypes import TORCH
+from layoutdsl.runtime.forward import generate
+from layoutdsl.runtime.python_source import python_source
+from layoutdsl.verify import sizes
+from layoutdsl.verify.configurations import Configuration, configurations
+from tests_npu.wheel import META, NOTHING, Wheel, report
+
+ROWS, CHOICES = 6, 2
+"""Tokens, and experts per token."""
+INPUT_SIZE = {"linear": "input_size", "moe": "hidden_size"}
+OUTPUT_SIZE = {"linear": "output_size", "moe": "hidden_size"}
+"""Names of the extents of what goes into a layer and what comes out of it."""
+CONFIGURATIONS = [configuration for path in bundled().values() for configuration in configurations(layoutdsl.load_spec(path), {})]
+OWN = [configuration for configuration in CONFIGURATIONS if configuration.plan.data.forward != "external"]
+
+WHEEL = Wheel()
+UNCHECKED = {"_C_ascend::grouped_matmul_swiglu_quant_v2": NOTHING}
+"""Every op of a forward of which torch_npu has no meta function, and why: ops of vllm-ascend's own library are in no wheel.
+
+A scheme that calls the ops of others adds nothing here. What meta functions let pass is shown in ``test_wrong_calls.py``.
+"""
+
+
+def name(configuration: Configuration) -> str:
+    return f"{configuration.spec.scheme}.{configuration.spec.layer}"
+
+
+def title(configuration: Configuration) -> str:
+    return f"{name(configuration)}: {configuration.title}"
+
+
+# ---- what a forward is called with -------------------------------------------------------------------------------------------------------------------------
+
+
+def layer_of(plan: Plan) -> SimpleNamespace:
+    """A module in the state that the plan leaves it in; a dot in a name is a module inside."""
+    layer, types = SimpleNamespace(), {node.id: node.type for node in (*plan.inputs, *plan.code)}
+    for output in plan.outputs:
+        *parts, name = output.name.split(".")
+        module = layer
+        for part in parts:
+            module = module.__dict__.setdefault(part, SimpleNamespace())
+        setattr(module, name, value_of(plan, output, types[output.value]))
+    return layer
+
+
+def value_of(plan: Plan, output: Output, kind: TensorType) -> Any:
+    if output.kind == "value":
+        return 1
+    made = [torch.empty_strided(kind.shape, kind.strides, dtype=TORCH[kind.storage], device="meta") for _ in range(length_of(plan, kind))]
+    return made if output.kind == "list" else made[0]
+
+
+def length_of(plan: Plan, kind: TensorType) -> int:
+    length = dict(plan.axes)[kind.listed] if kind.listed else 1
+    assert isinstance(length, int)
+    return length
+
+
+def calls_of(configuration: Configuration, plan: Plan, given: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Arguments of a forward: with and without the optional ones, rows in one and in two dims, and both ways to say which expert has which rows."""
+    dtype = getattr(torch, str(configuration.compiled.state.world.config.get("params_dtype", "bfloat16")))
+    wanted, layer = set(python_source(plan).inputs), configuration.spec.layer
+    width, height = given[INPUT_SIZE[layer]], given[OUTPUT_SIZE[layer]]
+    optional = {"bias": torch.empty(height, dtype=dtype, device="meta")}
+    routing = {"group_list", "group_list_type", "topk_ids", "topk_weights"}
+    assert wanted <= {*optional, *routing}, "say here how this input is made"
+    for lead in ((ROWS,), (2, ROWS)):
+        x = torch.empty(*lead, width, dtype=dtype, device="meta")
+        for extra in ({}, *({name: optional[name]} for name in wanted & {*optional})):
+            for how in routings(lead, given["num_experts"]) if wanted & routing else [{}]:
+                yield {"x": x, **extra, **how}
+
+
+def routings(lead: tuple[int, ...], experts: int) -> list[dict[str, Any]]:
+    ids = torch.empty(*lead, CHOICES, dtype=torch.int32, device="meta")
+    listed = torch.empty(experts, dtype=torch.int64, device="meta")
+    return [
+        {"group_list": listed, "group_list_type": 1},
+        {"group_list": listed, "group_list_type": 0},
+        {"topk_ids": ids, "topk_weights": ids.to(torch.float32)},
+    ]
+
+
+# ---- through the wheel -------------------------------------------------------------------------------------------------------------------------------------
+
+
+def forms(configuration: Configuration) -> set[tuple[str, str, str]]:
+    """The calls of a forward: op, spec, and the call without its numbers, which config and sizes decide."""
+    lines = configuration.plan.data.forward
+    assert lines != "external"
+    calls = [expr for line in lines for expr in (*walk(line.expr), *walk(line.when)) if expr[0] == "call"]
+    return {(call[1], name(configuration), re.sub(r"\b\d+\b", "", repr(call))) for call in calls}
+
+
+FORMS = Counter(op for op, _, _ in set().union(*map(forms, OWN)))
+
+
+@pytest.mark.parametrize("configuration", OWN, ids=title)
+def test_a_forward_runs_through_the_wheel(configuration: Configuration) -> None:
+    """No call is refused, every kernel is called, and the result has the rows of ``x`` and the width of the layer."""
+    before = WHEEL.calls.copy()
+    for given in sizes.chosen(configuration.plan.data).values():
+        plan = configuration.plan.bind(given).bound
+        forward, layer = generate(plan, WHEEL.resolve), layer_of(plan)
+        for arguments in calls_of(configuration, plan, given):
+            result = forward(layer, **arguments)
+            assert result.shape == (*arguments["x"].shape[:-1], given[OUTPUT_SIZE[configuration.spec.layer]])
+    assert set(WHEEL.calls - before) == {op for op, _, _ in forms(configuration)}
+
+
+def test_what_is_not_checked_is_known(request: pytest.FixtureRequest) -> None:
+    """Whoever calls an op that torch_npu cannot check says so above; how many calls that are is printed."""
+    ran = [item for item in request.session.items if getattr(item, "originalname", "") == test_a_forward_runs_through_the_wheel.__name__]
+    if len(ran) != len(OWN):
+        pytest.skip("only some forwards were run")
+    report("forwards", {op: (verdict, FORMS[op]) for op, verdict in WHEEL.verdicts.items()})
+    assert {op: verdict for op, verdict in WHEEL.verdicts.items() if verdict != META} == UNCHECKED
+    assert len(UNCHECKED) == 1, "one more op that nobody checks"
