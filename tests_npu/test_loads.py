@@ -12,10 +12,10 @@ from layoutdsl.runtime import npu
 from layoutdsl.runtime.dtypes import TORCH
 from layoutdsl.verify.configurations import Configuration
 from tests_npu.test_forwards import CONFIGURATIONS
-from tests_npu.wheel import SCHEMA, Found, Wheel, report
+from tests_npu.wheel import META, SCHEMA, Wheel, report
 
-COUNTS: Found = {"npu::npu_format_cast": (SCHEMA, 1)}
-"""What torch_npu says of the calls of an op, and how many there are that differ in dtypes and arguments."""
+UNCHECKED = {"npu::npu_format_cast": SCHEMA}
+"""Every op of a load of which torch_npu has no meta function."""
 
 
 def loads(configuration: Configuration) -> set[tuple[str, str, tuple[tuple[str, int | str], ...]]]:
@@ -32,9 +32,8 @@ def test_every_call_of_a_load_has_the_arguments_of_its_schema(monkeypatch: pytes
             npu.format_cast(tensor, int(options.pop("format")), **options)
         else:
             wheel.resolve(str(options["kernel"]))(tensor)
-    found = {op: (verdict, wheel.calls[op]) for op, verdict in wheel.verdicts.items()}
-    report("loads", found)
-    assert found == COUNTS
+    report("loads", {op: (verdict, wheel.calls[op]) for op, verdict in wheel.verdicts.items()})
+    assert {op: verdict for op, verdict in wheel.verdicts.items() if verdict != META} == UNCHECKED
 
 
 def test_a_load_with_another_argument_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
