@@ -5,10 +5,11 @@ Above the compiler and the runtime. Importing this module imports neither torch 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
+from math import lcm
 from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -18,12 +19,13 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan import model
 from layoutdsl.plan.bind import bind, broken_limits
 from layoutdsl.plan.codec import decode, encode, plan_hash
-from layoutdsl.plan.sizes import LAYER_SIZES
+from layoutdsl.plan.sizes import LAYER_SIZES, names_in
 from layoutdsl.plan.solve import solve_sizes
 
 if TYPE_CHECKING:
     import torch
 
+    from layoutdsl.runtime.forward import Forward
     from layoutdsl.syntax.document import Document
 
 MathMode = Literal["exact", "fast"]
@@ -183,6 +185,16 @@ class Plan:
         }
 
     @cached_property
+    def granularity(self) -> dict[str, int]:
+        """What every size of a rank must be a multiple of, so that no stored word and no group is cut when a tensor is split: size name to number."""
+        axes, found = dict(self._plan.axes), dict.fromkeys(self._plan.sizes, 1)
+        for parameter in self.bound.inputs:
+            for axis, unit in parameter.type.units.items():
+                for size in names_in(axes[axis]):
+                    found[size] = lcm(found[size], unit)
+        return found
+
+    @cached_property
     def format_casts(self) -> list[FormatCast]:
         """The FRACTAL_NZ casts in the spec's order."""
         names = self._names_of_values()
@@ -232,6 +244,37 @@ class Plan:
         from layoutdsl.runtime.apply import apply
 
         apply(self.bound, module, math=math)
+
+    # -- calling
+
+    def forward(self, module: torch.nn.Module, x: torch.Tensor, **inputs: Any) -> Any:
+        """What the layer gives for a batch: [..., output size] for ``x`` of [..., input size], in the dtype of the last kernel.
+
+        module: what ``apply`` left. inputs: those that the scheme's forward reads, of ``bias``, ``x_scale`` (of a quantized ``x``: [..., further dims]), and
+        for experts either ``topk_ids`` and ``topk_weights``, [..., top_k] both, or ``group_list`` for an ``x`` that is sorted by expert, with
+        ``group_list_type`` (1: int64 rows per expert, the default; 0: their running sum). None counts as not given. With the routing the result is the
+        weighted sum per token, added in float32 and rounded once to ``x.dtype``; ids outside this rank's experts add nothing. With a group list it is the rows
+        as they lie; those behind the last group are undefined.
+        Tensors on an npu device go through torch_npu, all others through the reference kernels. ``torch.compile`` traces it as one graph once it has been
+        called, or ``forward_function`` has.
+        Raises: DiagnosticError (``forward-external``, ``forward-inputs``, ``tensor-missing``, ``kernel-missing``, ``torch-npu-missing``).
+        """
+        return self._forward(module, x, inputs)
+
+    def forward_function(self, device: str = "npu") -> Callable[..., Any]:
+        """The generated function ``forward(layer, x, ...)`` for a device type, as ``forward_source`` shows it; what it is called with is not checked."""
+        return self._forward.function(device)
+
+    @property
+    def forward_source(self) -> str:
+        """The Python text of the forward: one line per kernel call. Raises: DiagnosticError (``forward-external``, ``size-missing``)."""
+        return self._forward.source.text
+
+    @cached_property
+    def _forward(self) -> Forward:
+        from layoutdsl.runtime.forward import Forward
+
+        return Forward(self.bound)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}={value}" for name, value in self.sizes.items()) or "unbound"

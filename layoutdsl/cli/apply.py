@@ -52,7 +52,7 @@ def run(arguments: Namespace) -> int:
     spec = load(arguments.scheme, arguments.layer)
     given = config_of(texts, spec)
     plan = compile_spec(spec, config=given)
-    _need_torch()
+    need_torch("apply")
     with _memory_explained(arguments.input), tensor_file.opened(arguments.input) as source:
         bound = _bound(plan, source.headers, sizes)
         output.warn(bound.warnings)
@@ -66,7 +66,7 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _need_torch() -> None:
+def need_torch(command: str) -> None:
     """Torch is an extra. Its device plugins stay out of it: tensors of files are on the CPU."""
     if "torch" not in sys.modules:
         os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
@@ -74,7 +74,7 @@ def _need_torch() -> None:
         import safetensors
         import torch
     except ImportError as error:
-        message = f"`apply` needs torch and safetensors, which cannot be imported here: {error}"
+        message = f"`{command}` needs torch and safetensors, which cannot be imported here: {error}"
         raise DiagnosticError(Diagnostic(code="torch-missing", message=message, helps=("install them: `pip install layoutdsl[torch]`",))) from None
     del safetensors, torch
 

@@ -36,10 +36,8 @@ def expr_text(expr: Any) -> str:
             return f"{expr_text(then)} if {expr_text(condition)} else {expr_text(otherwise)}"
         case ("cast", dtype, value):
             return f"cast({expr_text(dtype)}, {expr_text(value)})"
-        case ("view", value, kind):
-            return f"{expr_text(value)} as {_type_text(kind)}"
-        case ("stages", value, stages):
-            return f"({expr_text(value)} | {stages})"
+        case ("view", value, _, kind):
+            return f"{_inner(value)} as {_type_text(kind)}"
         case ("call", op, arguments, keywords):
             return f"{op}({', '.join([*map(expr_text, arguments), *(f'{name}={expr_text(value)}' for name, value in keywords)])})"
         case ("given", *values):

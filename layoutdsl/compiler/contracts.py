@@ -20,12 +20,10 @@ from layoutdsl.ir.layout import ROWS, Digit, Dim, Space, TensorType, difference,
 from layoutdsl.ir.layout import letter as letter_of
 from layoutdsl.ir.program import Limit, Value
 from layoutdsl.ir.symbolic import Size
-from layoutdsl.kernels import CONTRACTS, Contract, LimitRow, Row
+from layoutdsl.kernels import ANY, CONTRACTS, LIST, Contract, Row
+from layoutdsl.plan.sizes import evaluate, names_in
 from layoutdsl.syntax.expressions import parse_expression, parse_type
 from layoutdsl.syntax.tree import Binary, Constant, Entry, Expr, Group, Name, TypeText
-
-LIST = "list e of "
-"""How the type text of a list of tensors over the experts begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,11 @@ class RowContext(Context):
     integers: dict[str, int | Size] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def axes(self) -> dict[str, str]:
+        """The letters that are bound, and none of the layer's axes."""
+        return self._axes
+
     def lookup(self, name: str, span: Span) -> Any:
         if name in self.integers:
             return self.integers[name]
@@ -89,7 +92,7 @@ class RowContext(Context):
         if len(name) <= 2 and name.lower() in self.axes:
             size = self.space.extents[self.axes[name.lower()]]
             return size.constant if size.constant is not None else size
-        return super().lookup(name, span)
+        return Context.lookup(self, name, span)  # `super()` does not work in a class with slots
 
 
 class Mismatch(Exception):
@@ -117,18 +120,18 @@ def check_call(contract: Contract, rows: tuple[Row, ...], operands: Mapping[str,
         try:
             return matcher.match(span)
         except Mismatch as mismatch:
-            failures.append(((_likeness(row, operands), matcher.matched), row, mismatch))
+            failures.append(((_likeness(contract, row, operands), matcher.matched), row, mismatch))
     _, closest, reason = max(failures, key=lambda failure: failure[0])
     return Verdict((_refusal(contract.op, closest, reason, operands, context, span),), results=(None,) * len(contract.schema.returns))
 
 
-def _likeness(row: Row, operands: Mapping[str, Operand]) -> int:
+def _likeness(contract: Contract, row: Row, operands: Mapping[str, Operand]) -> int:
     """How much the operands look like a row's, to find the row that was meant: what is there, elements, lists or not, format, storage, rank, constants."""
     alike = 0
     for argument, operand in operands.items():
         text = row.arguments.get(argument)
         if text is None:
-            alike -= 4 * (operand.type is not None) + 2 * (not _accepts(row, argument, operand))
+            alike -= 4 * (operand.type is not None) + 4 * (not _accepts(contract, row, argument, operand))
         elif operand.type is None:
             alike -= 3 * (operand.absent and argument in row.required)
         else:
@@ -136,10 +139,12 @@ def _likeness(row: Row, operands: Mapping[str, Operand]) -> int:
     return alike
 
 
-def _accepts(row: Row, argument: str, operand: Operand) -> bool:
-    if argument in row.integers.values() or not operand.known or operand.type is not None:
+def _accepts(contract: Contract, row: Row, argument: str, operand: Operand) -> bool:
+    parameter = contract.schema.parameter(argument)
+    if parameter is None or parameter.tensors or not operand.known or argument in row.integers.values():
         return True
-    return operand.value in row.constants.get(argument, (operand.value,))
+    values = row.constants.get(argument, (parameter.default_value,))
+    return values == ANY or operand.value in values
 
 
 def _alike(row: Row, text: str, kind: TensorType) -> int:
@@ -227,7 +232,7 @@ class _Matcher:
         for letter, extent in self.row.derived.items():
             self._derive(letter, extent)
         return Verdict(
-            limits=tuple(self._limit(limit, span) for limit in self.row.limits),
+            limits=tuple(self._limits(span)),
             results=tuple(self._result(text) for text in self.row.results),
             extents=tuple(self.extents.items()),
             mutated=self.row.mutates,
@@ -256,7 +261,7 @@ class _Matcher:
             if parameter.tensors or operand is None or not operand.known or parameter.name in self.row.integers.values():
                 continue
             values = self.row.constants.get(parameter.name, (parameter.default_value,))
-            if operand.value not in values and not (operand.value is None and parameter.default_value in values):
+            if values != ANY and operand.value not in values and not (operand.value is None and parameter.default_value in values):
                 raise Mismatch(parameter.name, " or ".join(map(_shown, values)), f"it is {_shown(operand.value)}")
             if operand.value is not None:
                 self.dtypes[parameter.name] = str(operand.value)
@@ -369,10 +374,11 @@ class _Matcher:
     def _compare(self, name: str, written: str) -> None:
         kind, text = self._operand(name, written), _row_type(written)
         wanted = self._expected(name, text)
-        expected = replace(wanted, view=kind.view, initialised=kind.initialised)
+        expected = replace(wanted, view=kind.view, initialised=kind.initialised, pads=())
         if not kind.initialised:
             raise Mismatch(name, self._with_dtypes(text.span.text), "it is not in the checkpoint here and has no `init`")
-        seen = _renamed(kind, self._renames(text, kind))
+        # The dims say which elements there are; a multiple to pad to that adds none is no difference.
+        seen = replace(_renamed(kind, self._renames(text, kind)), pads=())
         if seen.positive and seen.extension == "sign" and expected.extension == "zero":
             seen = replace(seen, extension="zero")  # no sign bit is ever set
         reason = difference(self.context.space, seen, expected)
@@ -398,7 +404,9 @@ class _Matcher:
         return [extents[axis] for axis in self.letters.values() if axis in extents]
 
     def _result(self, written: str) -> TensorType | None:
-        """None where an operand that is not known until the call would have said it."""
+        """None where the row does not say, or an operand that is not known until the call would have said it."""
+        if not written:
+            return None
         try:
             kind = self._expected("", _row_type(written))
         except Mismatch:
@@ -418,9 +426,12 @@ class _Matcher:
                 wanted = type_text(self.context.space, self._expected(argument, _row_type(self.row.arguments[argument])))
                 raise Mismatch(argument, f"{wanted}, `{letter_of(axis)}` being {' then '.join(parts)}", reason)
 
-    def _limit(self, limit: LimitRow, span: Span) -> Limit:
-        test = test_expr(_row_expression(limit.test), self._row_context())
-        return Limit(limit.slug, limit.test, test, self.contract.op, f"{self.row.name}; {self.row.source}", span)
+    def _limits(self, span: Span) -> Iterator[Limit]:
+        """Conditions on the sizes of a layer; how many rows x has is known at a call only."""
+        for limit in self.row.limits:
+            test = test_expr(_row_expression(limit.test), self._row_context())
+            if ROWS not in names_in(test):
+                yield Limit(limit.slug, limit.test, test, self.contract.op, f"{self.row.name}; {self.row.source}", span)
 
 
 _ROLES = {True: "it is the reciprocal of a scale", False: "it is a scale, not the reciprocal of one"}
@@ -458,8 +469,6 @@ def broken_by_defaults(limit: Limit, context: Context) -> str:
         value = getattr(default, "value", default)
         if isinstance(value, int) and not isinstance(value, bool):
             defaults[name] = value
-    from layoutdsl.plan.sizes import evaluate, names_in
-
     for test in _conjuncts(limit.test):
         names = names_in(test)
         if names and names <= defaults.keys() and not evaluate(test, defaults):

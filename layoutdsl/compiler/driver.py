@@ -25,10 +25,11 @@ from layoutdsl.compiler.worlds import check_facets, decide, enumerate_worlds, fo
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
 from layoutdsl.ir.layout import TensorType
 from layoutdsl.ir.program import Compute, Constant, Instruction, Output, Program
+from layoutdsl.plan.forward import walk
 from layoutdsl.plan.model import Plan
 from layoutdsl.syntax.document import Document
 
-__all__ = ["Compiled", "World", "compile_document", "validate", "worlds"]
+__all__ = ["Compiled", "World", "compile_document", "plan_of", "validate", "worlds"]
 
 
 @dataclass(slots=True)
@@ -163,13 +164,17 @@ def compile_document(document: Document, given: Mapping[str, Any]) -> Plan:
 
     given: config values by name; what is missing takes the spec's default. Raises: DiagnosticError.
     """
-    compiled = elaborate_one(document, given)
+    return plan_of(elaborate_one(document, given))
+
+
+def plan_of(compiled: Compiled) -> Plan:
+    """The plan of one elaborated configuration. Raises: DiagnosticError."""
     problems = [p for p in (*compiled.state.problems, *compiled.forward.problems) if p.severity == "error"]
     if problems:
         raise DiagnosticError(*_distinct(problems))
-    program = program_of(compiled)
+    program, world = program_of(compiled), compiled.state.world
+    document = world.document
     loaders = {name: loader_attributes(parameter, document.layer.value, compiled.state) for name, parameter in compiled.state.parameters.items()}
-    world = compiled.state.world
     config = {name: value for name, value in world.config.items() if name in world.used}
     return emit(program, document.scheme.value, document.layer.value, document.source.text, config, loaders)
 
@@ -196,7 +201,7 @@ def program_of(compiled: Compiled) -> Program:
     axes = {axis: extent for axis, extent in axes.items() if axis in used}
     require = [*conditions_of(state.world, test_expr), *shard_conditions(state)]
     return Program(
-        sizes=sizes_used(axes.values(), [*(c.test for c in require), *(limit.test for limit in forward.limits)]),
+        sizes=sizes_used(axes.values(), [*(c.test for c in require), *(limit.test for limit in forward.limits), *_forward_sizes(forward)]),
         axes=axes,
         parameters=list(state.parameters.values()),
         code=code,
@@ -205,6 +210,12 @@ def program_of(compiled: Compiled) -> Program:
         limits=forward.limits,
         forward=forward.calls,
     )
+
+
+def _forward_sizes(forward: Forward) -> Iterator[Any]:
+    """Size expressions that the calls mention."""
+    for call in forward.calls or ():
+        yield from (expr[1] for tree in (call.expr, call.when) for expr in walk(tree) if expr[0] == "size")
 
 
 def _types(state: Elaboration, code: list[Instruction]) -> Iterator[TensorType]:

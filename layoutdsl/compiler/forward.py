@@ -5,22 +5,27 @@ Call-time conditions (``given(bias)``, ``x.dtype``) stay in the plan; everything
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 from layoutdsl.compiler.elaborate import Accept, Elaboration, Silenced, op_name
 from layoutdsl.compiler.emit import plan_type, size_expr
 from layoutdsl.compiler.evaluate import DtypeName, evaluate, fail
-from layoutdsl.compiler.forward_types import INPUTS, ForwardTypes, Line, at_call_time
+from layoutdsl.compiler.forward_types import ForwardTypes, Line, at_call_time
 from layoutdsl.compiler.scope import Context
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
 from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ir.program import Limit
 from layoutdsl.ir.symbolic import Size
+from layoutdsl.plan.forward import INPUTS, fault
+from layoutdsl.plan.groups import group_list_kind
 from layoutdsl.plan.model import Call as PlanCall
 from layoutdsl.syntax.document import ForwardBlock, ForwardLine, ForwardWord
 from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Index, Inline, Items, Name, Sum, Unary
+
+_LOCAL = re.compile(r"(?!__)[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(slots=True)
@@ -57,7 +62,24 @@ def elaborate_forward(state: Elaboration) -> Forward:
         result.problems += types.problems
         result.limits, result.unknown = types.limits, types.unknown
         result.calls = [PlanCall(call.targets, _with_views(call.expr, types), _with_views(call.when, types)) for call in result.calls]
+        result.problems += _check_paths(state, result.calls) if not (result.problems or state.problems) else []
     return result
+
+
+def _check_paths(state: Elaboration, calls: list[PlanCall]) -> list[Diagnostic]:
+    """What no single line shows: names without a value for some inputs, inputs for which nothing is returned, two wishes for one group list."""
+    section = state.world.document.forward
+    assert not isinstance(section, ForwardWord)
+    found, problem = [], fault(calls)
+    if problem is not None:
+        code = "forward-returns-nothing" if "returns" in problem else "forward-path"
+        helps = ("bind it, or return, on every way through the lines: `when: given(x_scale)` beside `when: not given(x_scale)`",)
+        found.append(Diagnostic(code=code, message=problem, span=section[-1].span, helps=helps))
+    try:
+        group_list_kind(calls)
+    except DiagnosticError as error:
+        found += [replace(diagnostic, span=section[-1].span) for diagnostic in error.diagnostics]
+    return found
 
 
 def _check_returns(state: Elaboration, result: Forward) -> None:
@@ -123,6 +145,9 @@ class _Walker:
         external = isinstance(body, Name) and body.id == "external"
         expr = ("external",) if external else self.encode(body)
         names = tuple(self.context.member.expand(target.name) for target in line.targets)
+        for name, target in zip(names, line.targets):
+            if not _LOCAL.fullmatch(name):
+                fail("name-reserved", target.span, f"`{name}` cannot be the name of a result", helps=("write letters, digits and `_`, and no dot",))
         self.locals |= {name for name in names if name != "_"}
         self.failed -= self.locals
         self.calls.append(PlanCall(names, expr, when))

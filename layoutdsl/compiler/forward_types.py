@@ -27,11 +27,10 @@ from layoutdsl.ir.program import Limit, Move, Opaque, Value
 from layoutdsl.ir.symbolic import Size
 from layoutdsl.kernels import CONTRACTS
 from layoutdsl.kernels.schemas import Schema, SchemaParameter, parse_schema, schema_text, wheel
+from layoutdsl.plan.forward import INPUTS
 from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Index, Inline, Items, Name, Sum, Unary
 from layoutdsl.syntax.walk import nodes
 
-INPUTS = ("x", "bias", "x_scale", "group_list", "group_list_type", "topk_ids", "topk_weights")
-"""What a layer is called with, besides its own tensors."""
 COLUMNS = {"linear": ("input_size", "output_size"), "ds_linear": ("input_size", "output_size"), "moe": ("hidden_size", "hidden_size")}
 """Sizes of a row of ``x`` and of a row of the result, by layer kind."""
 
@@ -86,6 +85,7 @@ class ForwardTypes:
         self.columns = tuple(self._axis_of(facts.symbol(size)) for size in columns) if columns else None
         self.contexts = {name: self._forward_context(context) for name, context in state.contexts.items()}
         self.scope = _Scope(Case({}, "", False))
+        self.names: set[str] = set()
         self.here = ""
 
     def _axis_of(self, size: Size) -> str:
@@ -112,6 +112,7 @@ class ForwardTypes:
 
     def check(self, lines: list[Line]) -> None:
         """Type all lines in every case. Raises Undecided."""
+        self.names = {name for line in lines for name in line.targets}
         for case in self._cases(lines):
             self.scope, failed = _Scope(case), False
             for line in lines:
@@ -269,8 +270,15 @@ class ForwardTypes:
             return Operand(span, binding.value.type, layer=binding.value)
         if name in INPUTS:
             return self._input(name, span)
+        if name in self.names:
+            fail("forward-path", span, f"`{name}` has no value {self._case_text()}", helps=("bind it there too, or read it only where it is bound",))
         value = evaluate(Name(name, span), self.context)
         return Operand(span, value=value)
+
+    def _case_text(self) -> str:
+        """The case, as a person would say it."""
+        given = [f"`{name}` is {'' if flag else 'not '}given" for name, flag in self.scope.case.given.items()]
+        return f"where {' and '.join(given)}" if given else f"where x is {self.scope.case.x_dtype}"
 
     def _input(self, name: str, span: Span) -> Operand:
         """The type that a caller's tensor has; unknown for a quantized ``x`` and its scale, which only the kernels tell apart."""
@@ -418,7 +426,8 @@ class ForwardTypes:
         for problem in verdict.problems:
             if not self.state.accept(problem.code, names):
                 layer = operands[problem.where].layer
-                self.problems.append(replace(problem, cause=None if layer is None else self._origin(layer)))
+                notes = (*problem.notes, *([f"where x is {self.scope.case.x_dtype}"] if len(self._params_dtypes()) > 1 else []))
+                self.problems.append(replace(problem, notes=notes, cause=None if layer is None else self._origin(layer)))
         self.limits += [limit for limit in verdict.limits if all(limit.test != known.test or limit.kernel != known.kernel for known in self.limits)]
         if self.state.world.concrete:
             return

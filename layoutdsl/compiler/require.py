@@ -14,7 +14,7 @@ from layoutdsl.compiler.scope import ALL_SIZES, Context, World, members_of
 from layoutdsl.ir.program import Condition
 from layoutdsl.ir.symbolic import Facts, Size
 from layoutdsl.plan.sizes import SizeExpr, names_in
-from layoutdsl.syntax.tree import Binary, Constant, Expr, Name, Rule
+from layoutdsl.syntax.tree import Binary, Call, Constant, Expr, Name, Rule
 from layoutdsl.syntax.walk import nodes
 
 
@@ -35,10 +35,19 @@ def facts_of(world: World, known: dict[Any, Facts]) -> Facts | None:
         for rule in world.document.require:
             if context.holds(rule.condition) and not learn(rule, rule.expr, context, learned):
                 return None
+    learned.divides += _postconditions(world)
     key = (tuple(learned.divides), tuple(sorted(learned.equal.items(), key=str)), tuple(sorted(learned.lower.items())))
     if key not in known:
         known[key] = Facts(tuple(learned.divides), learned.equal, learned.lower)
     return known[key]
+
+
+def _postconditions(world: World) -> list[tuple[Size, Size]]:
+    """What size functions promise: ``near_square(s)`` divides s."""
+    context = Context(world, members_of(world.document)[0], world.bounds)
+    calls = [node for let in world.document.let for node in nodes(let.value) if isinstance(node, Call) and node.name == "near_square"]
+    found = [(evaluate(call, context), evaluate(call.arguments[0].value, context)) for call in calls if len(call.arguments) == 1]
+    return list(dict.fromkeys((value, size) for value, size in found if isinstance(value, Size) and isinstance(size, Size)))
 
 
 def learn(rule: Rule, expr: Expr, context: Context, learned: Learned) -> bool:

@@ -117,7 +117,7 @@ def _condition(name: str, parameter: Parameter, axis: str, parts: list[Size], co
     for part in dict.fromkeys(parts):
         if not isinstance(context.facts.divisible(part, top.div), Proved):
             shown, unit = context.space.text(part), top.div.constant
-            text = f"{shown} % {unit} == 0 on each of {tp_size} ranks: `{name}` holds {unit} values of `{letter(axis)}` in one unit, which cannot be split"
+            text = f"{shown} % {unit} == 0 on each of {tp_size} ranks (`{name}` has {unit} values of `{letter(axis)}` in one unit)"
             found[f"{axis} {unit} {shown}"] = Condition(text, ("==", ("%", size_expr(part), unit), 0))
     return found
 

@@ -654,6 +654,30 @@ TYPES = (
         "weight: int8[n, k] over zn[n, k]",
         "weight: int8[n, k] over nz[n, k]",
     ),
+    _rule(
+        "segments-differ",
+        "the parts are not the axis",
+        """`segments` names the parts of an axis, in the order in which they lie one behind the other. A list of names means equal parts, so their number
+        divides the extent for all sizes; a mapping gives every part its size, and the sizes add up to the extent.""",
+        "segments: {n: [q, k, v]}",
+        "segments: {n: {q: 4096, k: 1024, v: 1024}}",
+    ),
+    _rule(
+        "segment-straddled",
+        "a stored unit belongs to two parts",
+        """Loaders write gate and up, or q, k and v, one behind the other into one tensor. Where several values of the axis lie in one word or share one
+        scale, the boundary between two parts must not fall into it: the unit divides every part.""",
+        'params: {weight: "int4[n, k] in int8[n//2, k | n%2]"}',
+        "require: [N % 4 == 0]",
+    ),
+    _rule(
+        "shard-none-tp",
+        "a whole tensor whose size depends on the ranks",
+        """`shard: none` means that every rank loads all of it, so it has one size whatever `tp_size` is. A tensor with as many columns as belong to this rank
+        is split, and its digits say how.""",
+        "w2_scale_bias: {type: float32[e, n, k//chunk], shard: none}",
+        "w2_scale_bias: float32[e, n, k//chunk]",
+    ),
 )
 
 # ---- steps ------------------------------------------------------------------------------------------------------------------------------------------
@@ -1240,6 +1264,119 @@ FORWARD = (
         "group_size: {type: int, default: 128}",
         "group_size: {type: int, default: 256}",
     ),
+    _rule(
+        "targets-differ",
+        "more or fewer names than results",
+        """A kernel gives as many results as its schema says. Every result has a name before the colon, `_` drops one, and a call inside another one gives
+        one result.""",
+        "- xq: npu_dynamic_quant(x)",
+        "- xq, xs: npu_dynamic_quant(x)",
+    ),
+    _rule(
+        "forward-result",
+        "the layer does not return rows of its output",
+        """What a layer returns has one row per row of `x`, as wide as its output, in a float dtype. Anything else is a result of a line in between.""",
+        "- return: npu_swiglu(h)",
+        "- return: npu_grouped_matmul([hq], [w2_weight], ...)",
+    ),
+    _rule(
+        "read-after-mutation",
+        "what a kernel has overwritten is read",
+        """Some kernels overwrite an argument. The grouped matmul of int8 tokens with int4 weights splits its tokens in place, so whoever reads them
+        afterwards reads halves of numbers. The contract says which argument it is.""",
+        "- y: npu_grouped_matmul([xq], ...)\n- z: npu_grouped_matmul([xq], ...)",
+        "- xq, xs: npu_dynamic_quant(x)\n- z: npu_grouped_matmul([xq], ...)",
+    ),
+    _rule(
+        "replicated-addend",
+        "a bias that every rank adds",
+        """On a layer whose inputs are split over ranks, every rank computes a part of the sum, and the parts are added. A bias that all ranks hold whole must
+        be added by one of them. A value that is itself a sum over the split axis is a part, and every rank adds its own. The layer's own `bias` is given to
+        rank 0 only by the loader.""",
+        "bias=quant_bias",
+        "bias=quant_bias if tp_rank == 0 else none",
+    ),
+    _rule(
+        "scale-of-another",
+        "the scale belongs to another tensor",
+        "A kernel that quantizes rows gives the rows and their scale. They stay together: the scale of the tokens says nothing about what swiglu made of them.",
+        "npu_grouped_matmul([hq], ..., per_token_scale=[xs])",
+        "npu_grouped_matmul([hq], ..., per_token_scale=[hs])",
+    ),
+    _rule(
+        "contract-device",
+        "the kernel is not for this device",
+        """The contract of the kernel has no row for a device that the spec says it holds for. Either the kernel does not exist there, or nobody has written the
+        row; `holds` names only what somebody has checked.""",
+        "holds: {consumer: [vllm-ascend-main], device: [a2]}",
+        "holds: {consumer: [vllm-ascend-main], device: [a5]}",
+    ),
+    _rule(
+        "argument-missing",
+        "an argument that the kernel requires",
+        "The schema of the kernel, as torch_npu registers it, has no default for this argument.",
+        "npu_dynamic_quant()",
+        "npu_dynamic_quant(x)",
+    ),
+    _rule(
+        "argument-twice",
+        "an argument is given twice",
+        "It stands once by its position and once by its name.",
+        "npu_swiglu(h, input=h)",
+        "npu_swiglu(h)",
+    ),
+    _rule(
+        "a8w4-swiglu-n",
+        "an output axis that is too long for the kernel",
+        "The grouped matmul with swiglu and quantization takes n (gate and up together) up to 10240.",
+        "intermediate_size_per_partition = 6144",
+        "intermediate_size_per_partition = 4096",
+    ),
+    _rule(
+        "a8w4-swiglu-k",
+        "a reduced axis that is too long for the kernel",
+        "The grouped matmul of int8 tokens with int4 weights, with swiglu and quantization, takes k below 20000.",
+        "hidden_size = 20480",
+        "hidden_size = 7168",
+    ),
+    _rule(
+        "kernel-size",
+        "an axis that the kernel cannot take at this length",
+        """Kernels count some axes in 16 bits, or hold a row of them in a buffer of fixed size; FRACTAL_NZ wants more than one index. The condition names the
+        letters of the kernel: k is summed over, n comes out.""",
+        "output_size = 131072",
+        "output_size = 65535",
+    ),
+    _rule(
+        "kernel-alignment",
+        "an axis that is not a multiple of what the kernel wants",
+        "The kernel works on whole blocks of this axis, and reads or writes past the end of a partial one.",
+        "input_size = 4304",
+        "input_size = 4352",
+    ),
+    _rule(
+        "forward-path",
+        "a name without a value for some inputs",
+        """Lines with `when: given(...)` exist for some calls only. A name that such a line binds is read only where the line exists, or is bound by another
+        line for the other calls.""",
+        "- xq, xs: npu_dynamic_quant(x)\n  when: not given(x_scale)\n- return: npu_quant_matmul(xq, ...)",
+        "- xq, xs: npu_dynamic_quant(x)\n  when: not given(x_scale)\n- when: given(x_scale)\n  do:\n    - xq: x\n    - xs: x_scale\n- return: npu_quant_matmul(xq, ...)",
+    ),
+    _rule(
+        "group-list-mixed",
+        "calls that want the group list in two ways",
+        """The rows of an expert are told to grouped kernels as counts or as a running sum. A forward gets one list, so all its calls must take it in one way;
+        `npu_grouped_matmul_swiglu_quant` takes the running sum only.""",
+        "npu_grouped_matmul([h], [w], ..., group_list=group_list, group_list_type=1) behind npu_grouped_matmul_swiglu_quant(...)",
+        "npu_grouped_matmul([h], [w], ..., group_list=group_list, group_list_type=0) behind npu_grouped_matmul_swiglu_quant(...)",
+    ),
+    _rule(
+        "group-list-unknown",
+        "a call that does not say how it takes the group list",
+        """A kernel without a schema here has no default that is known, and a `group_list_type` other than 0 and 1 is not made by any forward.""",
+        "_C_ascend.some_grouped_matmul(x, w, group_list)",
+        "_C_ascend.some_grouped_matmul(x, w, group_list, group_list_type=1)",
+    ),
 )
 
 # ---- liveness ---------------------------------------------------------------------------------------------------------------------------------------
@@ -1456,6 +1593,100 @@ RUNTIME = (
         "plan.run(tensors) on a CPU",
         "plan.run(tensors) on an npu device with torch_npu",
     ),
+    _rule(
+        "kernel-arguments",
+        "a kernel that does not take these arguments",
+        """A reference kernel computes what the documents of the kernel say, for the dtypes, shapes and layouts that they speak of. Anything else is
+        refused: on a device it would be refused too, or give numbers that nobody can predict.""",
+        "npu_swiglu(x) for x: int8[4, 16]",
+        "npu_swiglu(x) for x: bfloat16[4, 16]",
+    ),
+    _rule(
+        "forward-external",
+        "the consumer runs this layer",
+        """Some layers are called by code that no forward describes: fused with communication, or through a library of the consumer. The plan then ends with
+        what the steps leave.""",
+        "plan.forward(module, x) for a plan with `forward: external`",
+        "plan.apply(module), and the consumer's own call",
+    ),
+    _rule(
+        "forward-inputs",
+        "a layer called with the wrong inputs",
+        """What a forward does not read would be lost without a word, a bias for example; what it needs must be there in the shape that it reads.""",
+        "plan.forward(module, x, group_list=counts, topk_ids=ids)",
+        "plan.forward(module, x, topk_ids=ids, topk_weights=weights)",
+    ),
+)
+
+# ---- verify -----------------------------------------------------------------------------------------------------------------------------------------
+
+VERIFY = (
+    _rule(
+        "verify-vectors",
+        "the plan does not make what the shipped vectors say",
+        """Beside a spec lie small tensors with what the replaced system makes of them, written by a script that knows nothing of layoutdsl. Names, dtypes,
+        shapes, strides and every bit must agree. A rounding that is missing, or in another place, shows here and nowhere else: it is far smaller than what
+        a kernel rounds.""",
+        "- <p>_weight_scale[e, k//g, n]: <p>_weight_scale[e, n] * <p>_weight_scale_second[e, n, k//g]",
+        "- <p>_weight_scale[e, k//g, n]: float32(float16(<p>_weight_scale[e, n] * <p>_weight_scale_second[e, n, k//g]))",
+    ),
+    _rule(
+        "verify-weights",
+        "a kernel does not multiply with what `value` says",
+        """Rows with a single one go through the kernels of the forward, so that the weights come out as the kernel reads them: lanes, scales, offsets. They are
+        compared with `value`, evaluated in float64 from the checkpoint as it is stored. A row of zeros must give what `value` adds, mostly nothing. The finding
+        names the tensor, the worst place, and why no more error is allowed.""",
+        "- weight_scale_bias[n]: sum[k](float32(weight[n, k]) * ...)",
+        "- weight_scale_bias[n]: 8 * sum[k](float32(weight[n, k]) * ...)",
+    ),
+    _rule(
+        "verify-forward",
+        "the forward does not compute the layer",
+        """The whole forward runs on a CPU, with reference kernels, and is compared with the layer in float64, made of `value`: one product for a linear
+        layer; gate, up and down per expert for experts. What goes into each product is compared too, within half a step of its quantization. A kernel that
+        refuses its arguments is reported with the same rule.""",
+        "- return: npu_grouped_matmul([hq], [w2_weight], ..., per_token_scale=[xs])",
+        "- return: npu_grouped_matmul([hq], [w2_weight], ..., per_token_scale=[hs])",
+    ),
+    _rule(
+        "verify-tp",
+        "ranks together do not make the layer of one rank",
+        """A checkpoint is cut for 1, 2, 4, 8 and 16 ranks as the types of the parameters say: along the axis whose extent is the size that is split, and
+        every segment of an axis for itself. The results of the ranks, summed or side by side, are compared with one rank's in float64. A split under which
+        the ranks lose part of a tensor must be refused by a requirement.""",
+        "axes: {n: hidden_size, s: 16 // tp_size}    # and scale_bias: float32[n, s]",
+        "let: {chunk: K * tp_size // 16}             # and scale_bias: float32[n, k//chunk]",
+    ),
+    _rule(
+        "verify-against",
+        "the spec and the hand-written class differ",
+        """The same checkpoint went through the plan and through the class's `process_weights_after_loading`. Names, lists, dtypes, shapes, strides and
+        every bit of what the layer has afterwards must agree. The values of the spec are those found, the values of the class those expected.""",
+        "- weight: transpose(k, n) | pack(n, int32)    # the class keeps a contiguous copy of int8",
+        "- weight: transpose(k, n) | contiguous",
+    ),
+    _rule(
+        "against-import",
+        "the class cannot be imported",
+        "`--against` takes the module and the class, with a colon between them. The class must have a method `process_weights_after_loading`.",
+        "layoutdsl verify W4A8_DYNAMIC.linear --against my/schemes.py",
+        "layoutdsl verify W4A8_DYNAMIC.linear --against my.schemes:W4A8Linear",
+    ),
+    _rule(
+        "against-failed",
+        "the class raised an exception",
+        """Its constructor is called with those names of the config and of the sizes that it takes, then the method with a module that has the parameters of
+        the plan. If it is made for some configurations only, say which with `--set`.""",
+        "layoutdsl verify W4A8_DYNAMIC.linear --against my.schemes:W4A8Packed",
+        "layoutdsl verify W4A8_DYNAMIC.linear --against my.schemes:W4A8Packed --set version=1.0.0",
+    ),
+    _rule(
+        "vectors-unreadable",
+        "the vectors of a spec cannot be read",
+        "The file beside the spec is not what tools/make_vectors.py writes, or is of another version.",
+        "cp layer.safetensors specs/vectors/w4a8_dynamic.linear.safetensors",
+        "python -m tools.make_vectors",
+    ),
 )
 
 # ---- command line -----------------------------------------------------------------------------------------------------------------------------------
@@ -1521,6 +1752,7 @@ GROUPS: dict[str, tuple[Rule, ...]] = {
     "liveness": LIVENESS,
     "plans": PLANS,
     "running": RUNTIME,
+    "verify": VERIFY,
     "command line": COMMANDS,
 }
 

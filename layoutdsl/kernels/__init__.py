@@ -3,12 +3,14 @@
 from importlib import import_module
 from pathlib import Path
 
-from layoutdsl.kernels.base import Contract, LimitRow, Row
+from layoutdsl.kernels.base import ANY, LIST, Contract, LimitRow, Row
 
 CONTRACTS: dict[str, Contract] = {
     contract.op: contract
     for folder in sorted(path.parent.name for path in Path(__file__).parent.glob("*/contract.py"))
-    for contract in [import_module(f"layoutdsl.kernels.{folder}.contract").CONTRACT]
+    for contract in vars(import_module(f"layoutdsl.kernels.{folder}.contract")).values()
+    if isinstance(contract, Contract)
 }
+"""By op; a folder holds those of one name, whatever the namespace."""
 
-__all__ = ["CONTRACTS", "Contract", "LimitRow", "Row"]
+__all__ = ["ANY", "CONTRACTS", "LIST", "Contract", "LimitRow", "Row"]

@@ -14,6 +14,11 @@ from typing import Any
 
 from layoutdsl.kernels.schemas import Schema, parse_schema, schema_text
 
+LIST = "list e of "
+"""How the type text of a list of tensors over the experts begins."""
+ANY: tuple[Any, ...] = ()
+"""The values of a constant that may be anything."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitRow:
@@ -30,8 +35,10 @@ class Row:
     source: where the row is from; printed in diagnostics so that a wrong row can be challenged. devices, consumers: for which it holds (no consumers: all).
     arguments: type text per tensor argument, in the kernel's letters, the weight first; ``list e of TYPE`` where a list of tensors over the experts is wanted.
     required: arguments that this row cannot do without; those that the schema requires are so anyway.
-    results: type text per result, in the same letters; the dtype may be a letter of ``dtypes`` or the name of an argument that gives a dtype.
-    dtypes: letters that stand for a dtype, with the dtypes that they may be. constants: what an argument that is no tensor may be; None is left out.
+    results: type text per result, in the same letters, empty where it means nothing; the dtype may be a letter of ``dtypes`` or the name of an argument that
+    gives a dtype.
+    dtypes: letters that stand for a dtype, with the dtypes that they may be. constants: what an argument that is no tensor may be; None is left out, ``ANY`` is
+    anything.
     integers: letters that stand for an integer argument (``g`` for ``antiquant_group_size``; 0 or left out means one group, all of k), or, with an empty name,
     for the divisor that the operands show. derived: letters of axes that only the results have, with their extents.
     segments: named parts that an axis must have, in this order. reciprocal: arguments that must be the reciprocal of a scale; no other operand may be one.

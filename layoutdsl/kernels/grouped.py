@@ -27,20 +27,20 @@ class Group:
     rows: slice
 
 
-def row_groups(checks: Checks, group_list: Tensor | None, kind: int | None, experts: int, rows: int) -> list[Group]:
-    """The groups that are not empty, in the order of rows."""
+def row_groups(checks: Checks, group_list: Tensor | None, kind: int | None, experts: int, rows: int, name: str = "group_list") -> list[Group]:
+    """The groups that are not empty, in the order of rows. name: what the kernel calls ``group_list``."""
     kind = kind or CUMULATED
     checks.expect(kind in (CUMULATED, COUNTS, PAIRS), "group_list_type", "0 (cumulated), 1 (counts) or 2 (expert and count)", kind)
     if kind == PAIRS:
         length = group_list.shape[0] if group_list is not None and group_list.dim() else 0
-        pairs = checks.tensor("group_list", group_list, (torch.int64,), (min(length, experts), 2)).tolist()
+        pairs = checks.tensor(name, group_list, (torch.int64,), (min(length, experts), 2)).tolist()
     else:
-        numbers = checks.tensor("group_list", group_list, (torch.int64,), (experts,)).tolist()
+        numbers = checks.tensor(name, group_list, (torch.int64,), (experts,)).tolist()
         counts = [after - before for before, after in zip([0, *numbers], numbers)] if kind == CUMULATED else numbers
         pairs = list(enumerate(counts))
     sparse = kind == PAIRS and len({expert for expert, _ in pairs}) < len(pairs)
     legal = all(0 <= expert < experts and count >= 0 for expert, count in pairs) and not sparse and sum(count for _, count in pairs) <= rows
-    checks.expect(legal, "group_list", f"groups of at most {rows} rows in all, each expert once", group_list.tolist() if group_list is not None else None)
+    checks.expect(legal, name, f"groups of at most {rows} rows in all, each expert once", group_list.tolist() if group_list is not None else None)
     return list(_consecutive(pairs))
 
 
@@ -125,24 +125,27 @@ def group_scales(checks: Checks, argument: str, scale: Tensor, k: int, n: int) -
 # ---- grouped product, swiglu, requantization ------------------------------------------------------------------------------------------------------
 
 
-def int_products(checks: Checks, x: Tensor, weights: Experts, scale: Sequence[Tensor], bias: Sequence[Tensor] | None) -> Callable[[Group], Tensor]:
+def int_products(
+    checks: Checks, x: Tensor, weights: Experts, scale: Sequence[Tensor], bias: Sequence[Tensor] | None, bias_name: str = "bias"
+) -> Callable[[Group], Tensor]:
     """The products of int8 rows with int8 or int4 experts, scaled per channel (int4: per group too), before the scale of the rows.
 
     ``bias``: what compensates the split of x for int4 (8 * sum_k weight * scale), float32 [n] per expert; required there, and nowhere else allowed.
+    ``bias_name``: what the kernel calls it.
     """
     k = x.shape[1]
     if weights.weights[0].dtype == torch.int32:
-        scales, biases = weights.each("weight_scale", scale), weights.each("bias", bias)
+        scales, biases = weights.each("weight_scale", scale), weights.each(bias_name, bias)
 
         def product(group: Group) -> Tensor:
             weight = weight_of(checks, weights.weights[group.expert], "int4", k)
             n = weight.shape[1]
             own = scales[group.expert]
             own = group_scales(checks, "weight_scale", own[None] if own.dim() == 1 else own, k, n)
-            return int8_times_int4(x[group.rows], weight, own) + checks.tensor("bias", biases[group.expert], (torch.float32,), (n,))
+            return int8_times_int4(x[group.rows], weight, own) + checks.tensor(bias_name, biases[group.expert], (torch.float32,), (n,))
 
         return product
-    checks.absent("where the weight is int8", bias=bias)
+    checks.absent("where the weight is int8", **{bias_name: bias})
     scales = weights.each("weight_scale", scale)
 
     def plain(group: Group) -> Tensor:

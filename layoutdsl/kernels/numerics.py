@@ -68,7 +68,7 @@ class Checks:
         """``value``, of one of the dtypes and one of the shapes."""
         if value is None or value.dtype not in dtypes or tuple(value.shape) not in shapes:
             names = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-            self.refuse(argument, f"{names} of the shape {' or '.join(str(list(shape)) for shape in shapes)}", value)
+            self.refuse(argument, f"{names} of the shape {' or '.join(str(list(shape)) for shape in dict.fromkeys(shapes))}", value)
         return value
 
     def rank(self, argument: str, value: Tensor, dtypes: Sequence[torch.dtype], ranks: Sequence[int] = (2,)) -> None:
@@ -83,16 +83,19 @@ class Checks:
 
     def dtype(self, argument: str, number: int | torch.dtype | None, *allowed: str) -> str:
         """Our name of a dtype argument, of the allowed names only; "" for none, where that is allowed."""
-        name = "" if number is None else self._name(number)
-        if name not in allowed:
+        name = _dtype_name(number)
+        if name is None or name not in allowed:
             self.refuse(argument, " or ".join(word or "nothing" for word in allowed), f"{number} ({name})" if name else number)
         return name
 
-    @staticmethod
-    def _name(number: int | torch.dtype) -> str:
-        if isinstance(number, torch.dtype):
-            return _DTYPES.get(number, "")
-        return _SCALAR_TYPES.get(number) or _TORCH_NPU.get(number, "")
+
+def _dtype_name(number: int | torch.dtype | None) -> str | None:
+    """Our name, "" for none, None for a number that means nothing to us."""
+    if number is None:
+        return ""
+    if isinstance(number, torch.dtype):
+        return _DTYPES.get(number)
+    return _SCALAR_TYPES.get(number, _TORCH_NPU.get(number))
 
 
 def describe(found: object) -> str:
@@ -117,8 +120,8 @@ def nibbles(packed: Tensor) -> Tensor:
 
 def pack_nibbles(codes: Tensor, carrier: torch.dtype) -> Tensor:
     """The inverse of :func:`nibbles`; bits above the fourth are dropped, as the packer does."""
-    pairs = (codes & 15).unflatten(-1, (codes.shape[-1] // 2, 2))
-    return (pairs[..., 0] | (pairs[..., 1] << 4)).to(torch.uint8).contiguous().view(carrier)
+    low, high = codes[..., 0::2] & 15, codes[..., 1::2] & 15
+    return (low | (high << 4)).to(torch.uint8).contiguous().view(carrier)
 
 
 def int4_values(codes: Tensor) -> Tensor:
@@ -268,7 +271,7 @@ def mx_quantize(values: Tensor, element: str, block: int = MX_BLOCK, *, away: bo
     """
     length = values.shape[-1]
     count = -(-length // block)
-    padded = torch.nn.functional.pad(values, (0, count * block - length)).unflatten(-1, (count, block))
+    padded = torch.nn.functional.pad(values, (0, count * block - length)).reshape(*values.shape[:-1], count, block)
     largest = padded.abs().amax(dim=-1)
     exponent = floor_log2(largest) - _HIGHEST[element]
     if round_up:
@@ -277,7 +280,7 @@ def mx_quantize(values: Tensor, element: str, block: int = MX_BLOCK, *, away: bo
     exponent = torch.where(largest == 0, -127, exponent.clamp(-127, 127))
     scaled = (padded / power_of_two(exponent).unsqueeze(-1)).flatten(-2)[..., :length]
     data = torch.where(torch.isfinite(largest), exponent + 127, 255).to(torch.uint8)
-    pairs = torch.nn.functional.pad(data, (0, count % 2)).unflatten(-1, ((count + 1) // 2, 2))
+    pairs = torch.nn.functional.pad(data, (0, count % 2)).reshape(*values.shape[:-1], (count + 1) // 2, 2)
     rounded = round_to_element(scaled, element, away)
     return (rounded.to(torch.float8_e4m3fn) if element == "e4m3" else pack_nibbles(e2m1_codes(rounded), torch.uint8)), pairs
 

@@ -16,13 +16,16 @@ from typing import Any, NoReturn
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.dtypes import STORAGES, carriage_of
+from layoutdsl.plan.forward import ROWS, walk
 from layoutdsl.plan.model import Compute, Digit, Input, Instruction, Move, Opaque, Output, Pad, Plan, TensorType
 from layoutdsl.plan.schedule import reads, sliceable
-from layoutdsl.plan.sizes import SizeExpr, evaluate, names_in, size_text
+from layoutdsl.plan.sizes import SizeExpr, evaluate, names_in, reduced, size_text
 
 Evaluate = Callable[[Any], Any]
 LARGEST = 2**62
 """Most bytes of one value: beyond it no machine, and no 64-bit offset, can hold it."""
+SAMPLE_ROWS = 256
+"""Rows of x for which the views of a forward are checked: the sizes of both sides are proportional to it."""
 
 
 def bind(plan: Plan, sizes: Mapping[str, int]) -> Plan:
@@ -126,22 +129,30 @@ def _evaluated(plan: Plan, sizes: Mapping[str, int]) -> Plan:
         limits=tuple(replace(limit, test=int(_holds(limit.test, sizes))) for limit in plan.limits),
         inputs=tuple(replace(node, type=_type(node.type, number)) for node in plan.inputs),
         code=tuple(_instruction(node, number) for node in plan.code),
-        forward=plan.forward if plan.forward == "external" else tuple(replace(c, expr=_call(c.expr, number), when=_call(c.when, number)) for c in plan.forward),
+        forward=plan.forward if plan.forward == "external" else tuple(replace(c, expr=_call(c.expr, sizes), when=_call(c.when, sizes)) for c in plan.forward),
     )
 
 
-def _call(expr: Any, number: Evaluate) -> Any:
-    """A forward expression with the sizes and types in it evaluated."""
+def _call(expr: Any, sizes: Mapping[str, int]) -> Any:
+    """A forward expression with the sizes and types in it evaluated; the rows of x stay a name."""
+
+    def number(size: Any) -> Any:
+        try:
+            return reduced(size, sizes)
+        except (ValueError, ZeroDivisionError, StopIteration) as error:
+            _invalid("forward", f"`{size_text(size)}` has no value for these sizes", [str(error) or "no such integer exists", _given(sizes)])
+
     match expr:
-        case TensorType():
-            return _type(expr, number)
-        case ("call", op, args, tuple() as kwargs) if all(isinstance(pair, tuple) and len(pair) == 2 for pair in kwargs):
-            return ("call", op, _call(args, number), tuple((name, _call(value, number)) for name, value in kwargs))
+        case ("const" | "layer" | "input" | "local" | "dtype" | "external", *_):
+            return expr
         case ("size", size):
             return ("size", number(size))
-        case tuple():
-            return tuple(_call(part, number) for part in expr)
-    return expr
+        case ("view", base, source, target):
+            return ("view", _call(base, sizes), _type(source, number), _type(target, number))
+        case ("call", op, arguments, keywords):
+            return ("call", op, tuple(_call(e, sizes) for e in arguments), tuple((name, _call(e, sizes)) for name, e in keywords))
+    name, *operands = expr
+    return (name, *(_call(operand, sizes) for operand in operands))
 
 
 def _instruction(node: Instruction, number: Evaluate) -> Instruction:
@@ -218,6 +229,20 @@ def _check(plan: Plan) -> None:
         types[node.id] = node.type
     for output in plan.outputs:
         _check_output(output, types[output.value])
+    for call in () if plan.forward == "external" else plan.forward:
+        for expr in (*walk(call.expr), *walk(call.when)):
+            if expr[0] == "view":
+                _check_view(expr[2], expr[3])
+
+
+def _check_view(source: TensorType, target: TensorType) -> None:
+    """The same memory seen twice, for a number of rows that packs into anything."""
+    kinds = [_type(kind, lambda size: evaluate(size, {ROWS: SAMPLE_ROWS})) for kind in (source, target)]
+    if any(extent < 0 for kind in kinds for extent in kind.shape):
+        _invalid("forward", "a view has a dim of negative extent")
+    ours, theirs = (prod(kind.shape) * STORAGES[kind.storage].bits for kind in kinds)
+    if ours != theirs:
+        _invalid("forward", f"a view shows the memory that is there: {ours // 8} bytes are not {theirs // 8}")
 
 
 def _check_output(output: Output, kind: TensorType) -> None:

@@ -15,10 +15,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from keyword import iskeyword
 from typing import Any, NoReturn, get_args
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.dtypes import ELEMENTS, STORAGES
+from layoutdsl.plan import forward
 from layoutdsl.plan.model import (
     BINARY,
     CONVERSIONS,
@@ -51,8 +53,10 @@ DEPTH = 64
 """How deep a plan may be nested: far above any real expression, far below Python's recursion limit."""
 LARGEST = 2**63
 # torch's name of an operator that writes to its argument ends in an underscore.
-_KERNEL = re.compile(r"\w+::\w*[A-Za-z0-9]", re.ASCII)
+_KERNEL = re.compile(r"(?!__)[A-Za-z_]\w*::\w*[A-Za-z0-9]", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.']*", re.ASCII)
+# Names that become Python's: in a forward nothing begins with two underscores, so no special name can be reached.
+_PYTHON_NAME = re.compile(r"(?!__)[A-Za-z_]\w*", re.ASCII)
 
 
 def encode(plan: Plan) -> str:
@@ -292,8 +296,6 @@ def _read_float(data: Json, place: str) -> float:
 def _write_literal(value: Any) -> Json:
     """Plain data: integers, texts and tuples as they are; the rest is tagged, so that no reader confuses 1, 1.0 and true."""
     match value:
-        case TensorType():
-            return {"type": TYPE.write(value)}
         case bool():
             return {"bool": int(value)}
         case None:
@@ -318,8 +320,6 @@ def _read_literal(data: Json, place: str) -> Any:
             return bit == 1
         case {"none": 0 as zero} if len(data) == 1 and type(zero) is int:
             return None
-        case {"type": kind} if len(data) == 1:
-            return TYPE.read(kind, place)
         case dict():
             return _read_float(data, place)
         case str():
@@ -440,8 +440,36 @@ def _has_loop(index: Any) -> bool:
 _LOOP = _row(lambda *cells: cells, tuple, _word("a leaf of an index", ["loop"]), NAME, SIZE)
 INDEX = Codec(_write_index, _read_index)
 NUMBER = _one_of((int, int, INT), (float, dict, Codec(_write_float, _read_float)), (str, str, NAME), (tuple, list, SIZE))
-EXPR: Codec = Codec(lambda value: _write_expr(value), lambda data, place: _read_expr(data, place))
-_FORMS: dict[str, tuple[Codec, ...]] = {
+
+
+def _tree(what: str, forms: Mapping[str, tuple[Codec, ...]], lists: Iterable[str] = ()) -> Codec:
+    """Nested tuples that begin with a word: ``forms`` gives the operands of each, ``lists`` the words that take any number of operands of the same kind."""
+
+    def columns(name: Any, count: int) -> tuple[Codec, ...] | None:
+        return (tree,) * count if name in lists else forms.get(name)
+
+    def write(value: Any) -> Json:
+        name, *operands = value
+        codecs = columns(name, len(operands))
+        if codecs is None or len(codecs) != len(operands):
+            raise ValueError(f"{value!r} is not {what}")
+        return [name, *(codec.write(operand) for codec, operand in zip(codecs, operands))]
+
+    def read(data: Json, place: str) -> tuple[Any, ...]:
+        name = _items(data, place)[0] if _items(data, place) else None
+        codecs = columns(name, len(data) - 1) if isinstance(name, str) else None
+        if codecs is None:
+            _invalid(place, f"{_shown(name)} does not begin {what}")
+        cells = _items(data, place, len(codecs) + 1)
+        return (name, *(codec.read(cell, f"{place}[{index}]") for index, (codec, cell) in enumerate(zip(codecs, cells[1:]), 1)))
+
+    tree = Codec(write, read)
+    return tree
+
+
+_MATH: dict[str, tuple[Codec, ...]] = {}
+EXPR = _tree("an expression", _MATH)
+_MATH |= {
     "at": (NAME, _many(_pair(NAME, INDEX))),
     "const": (DTYPE, NUMBER),
     "neg": (EXPR,),
@@ -450,20 +478,68 @@ _FORMS: dict[str, tuple[Codec, ...]] = {
     **dict.fromkeys(BINARY, (EXPR, EXPR)),
 }
 
-
-def _write_expr(value: tuple[Any, ...]) -> Json:
-    name, *operands = value
-    if name not in _FORMS or len(_FORMS[name]) != len(operands):
-        raise ValueError(f"{value!r} is not an expression")
-    return [name, *(codec.write(operand) for codec, operand in zip(_FORMS[name], operands))]
+# ---- forward expressions, which become Python: a closed list of forms, and no name or constant that is more than it says -----------------------------------
 
 
-def _read_expr(data: Json, place: str) -> tuple[Any, ...]:
-    name = _items(data, place)[0] if _items(data, place) else None
-    if not isinstance(name, str) or name not in _FORMS:
-        _invalid(place, f"unknown expression {_shown(name)}")
-    cells = _items(data, place, len(_FORMS[name]) + 1)
-    return (name, *(codec.read(cell, place) for codec, cell in zip(_FORMS[name], cells[1:])))
+def _write_constant(value: Any) -> Json:
+    if not forward.is_constant(value):
+        raise ValueError(f"{value!r} is not a constant of a forward")
+    return _write_literal(value)
+
+
+def _read_constant(data: Json, place: str) -> Any:
+    value = _read_literal(data, place)
+    if not forward.is_constant(value):
+        _invalid(place, f"{_shown(data)} is not a constant of a forward")
+    return value
+
+
+def _read_python_name(data: Json, place: str) -> str:
+    if not isinstance(data, str) or not _PYTHON_NAME.fullmatch(data):
+        _invalid(place, f"expected a name of Python that is no special one, found {_shown(data)}")
+    return data
+
+
+def _read_keyword(data: Json, place: str) -> str:
+    name = _read_python_name(data, place)
+    if iskeyword(name):
+        _invalid(place, f"{_shown(data)} is a word of Python, not an argument")
+    return name
+
+
+def _read_kernel(data: Json, place: str) -> str:
+    if not isinstance(data, str) or not _KERNEL.fullmatch(data):
+        _invalid(place, f"a kernel is named `namespace::name`, and does not write to its argument: {_shown(data)}")
+    return data
+
+
+def _read_layer_name(data: Json, place: str) -> str:
+    name = _read_text(data, place)
+    for part in name.split("."):
+        _read_python_name(part, place)
+    return name
+
+
+LOCAL, KEYWORD, KERNEL = Codec(_write_text, _read_python_name), Codec(_write_text, _read_keyword), Codec(_write_text, _read_kernel)
+_CALL_FORMS: dict[str, tuple[Codec, ...]] = {}
+CALL_EXPR = _tree("an expression of a forward", _CALL_FORMS, ("list", "given"))
+_CALL_FORMS |= {
+    "const": (Codec(_write_constant, _read_constant),),
+    "layer": (Codec(_write_text, _read_layer_name),),
+    "input": (_word("an input of a forward", forward.INPUTS),),
+    "local": (LOCAL,),
+    "dtype": (DTYPE,),
+    "dtype_of": (CALL_EXPR,),
+    "size": (SIZE,),
+    "if": (CALL_EXPR, CALL_EXPR, CALL_EXPR),
+    "cast": (CALL_EXPR, CALL_EXPR),
+    "view": (CALL_EXPR, TYPE, TYPE),
+    "call": (KERNEL, _many(CALL_EXPR), _many(_pair(KEYWORD, CALL_EXPR))),
+    "not": (CALL_EXPR,),
+    "neg": (CALL_EXPR,),
+    **dict.fromkeys(forward.OPERATORS, (CALL_EXPR, CALL_EXPR)),
+    "external": (),
+}
 
 
 # ---- the plan ------------------------------------------------------------------------------------------------------------------------------------------------
@@ -494,7 +570,7 @@ def _read_forward(data: Json, place: str) -> Any:
 
 _BITS = _word("a promise about bits", ("exact", "sum"))
 _OUTPUT = _record(Output, name=NAME, value=NAME, kind=_word("a kind of output", get_args(Kind)), bits=_BITS, reload=TEXT)
-_CALLS = _many(_record(Call, targets=_many(NAME), expr=LITERAL, when=LITERAL))
+_CALLS = _many(_record(Call, targets=_many(LOCAL), expr=CALL_EXPR, when=CALL_EXPR))
 _PLAN = _record(
     Plan,
     scheme=TEXT,
@@ -538,8 +614,8 @@ def _check(plan: Plan) -> None:
         values[node.id] = node.type
     for output in plan.outputs:
         _check_defined(output.value, values, f"output {output.name}")
-    for call in () if plan.forward == "external" else plan.forward:
-        _check_call(plan, (call.expr, call.when), f"forward {', '.join(call.targets)}")
+    if plan.forward != "external":
+        _check_forward(plan, plan.forward)
 
 
 def _check_unique(what: str, names: Iterable[str]) -> None:
@@ -619,18 +695,47 @@ def _check_instruction(plan: Plan, node: Instruction, values: Mapping[str, Tenso
         _invalid(place, f"a move keeps the element: `{source.element}` does not become `{node.type.element}`")
 
 
-def _check_call(plan: Plan, expr: Any, place: str) -> None:
-    """The types and sizes inside a forward expression, whose other parts are plain data here."""
+def _check_forward(plan: Plan, calls: tuple[Call, ...]) -> None:
+    """Names, sizes and types of the lines, and that every path binds what it reads and returns."""
+    _check_unique("size", (*plan.sizes, forward.ROWS))
+    open_plan = replace(plan, sizes=(*plan.sizes, forward.ROWS))
+    for index, call in enumerate(calls):
+        place = f"forward[{index}]"
+        for expr in (*forward.walk(call.expr), *forward.walk(call.when)):
+            _check_forward_expr(open_plan, expr, place)
+        if any(expr == ("external",) for expr in forward.walk(call.expr)) and (call.targets or call.expr != ("external",)):
+            _invalid(place, "`external` can only be returned")
+        if len(call.targets) > 1 and not _makes_several(call.expr):
+            _invalid(place, "only a call has several results")
+    problem = forward.fault(calls)
+    if problem:
+        _invalid("forward", problem)
+
+
+def _check_forward_expr(plan: Plan, expr: Any, place: str) -> None:
     match expr:
-        case TensorType():
-            _check_type(plan, expr, place)
-        case ("call", _, args, tuple() as kwargs) if all(isinstance(pair, tuple) and len(pair) == 2 for pair in kwargs):
-            _check_call(plan, (args, *(value for _, value in kwargs)), place)
+        case ("layer", name) if name not in {output.name for output in plan.outputs}:
+            _invalid(place, f"the layer has no `{name}` after the steps")
         case ("size", size):
-            _check_names(plan, SIZE.read(_write_literal(size), place), place)
-        case tuple():
-            for part in expr:
-                _check_call(plan, part, place)
+            _check_names(plan, size, place)
+        case ("view", _, source, target):
+            for kind in (source, target):
+                # A forward has axes of its own: the rows of x, and what its calls make.
+                own = {digit.axis for digit in (*(digit for dim in kind.dims for digit in dim), *kind.lanes)}
+                _check_type(replace(plan, axes=tuple((axis, 1) for axis in {*own, kind.listed})), kind, place)
+        case ("dtype_of", ("input" | "layer" | "local", _)):
+            return
+        case ("dtype_of", _):
+            _invalid(place, "the dtype of what has no name")
+        case ("call", _, _, keywords):
+            _check_unique("argument", (name for name, _ in keywords))
+
+
+def _makes_several(expr: Any) -> bool:
+    match expr:
+        case ("if", _, then, otherwise):
+            return _makes_several(then) and _makes_several(otherwise)
+    return bool(expr[0] == "call")
 
 
 def _check_defined(value: str, values: Mapping[str, TensorType], place: str) -> TensorType:

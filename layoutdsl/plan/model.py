@@ -15,7 +15,7 @@ from typing import Any, Literal, Union
 from layoutdsl.ir.dtypes import ELEMENTS, STORAGES
 from layoutdsl.plan.sizes import SizeExpr
 
-VERSION = 1
+VERSION = 2
 FORMAT = "layoutdsl-plan"
 ND = 0
 FRACTAL_NZ = 29
@@ -80,6 +80,16 @@ class TensorType:
                 extent *= digit.ext
             shape.append(extent)
         return tuple(shape)
+
+    @property
+    def units(self) -> dict[str, int]:
+        """By axis, how many of its values the smallest slice of the tensor holds: the divisor of the highest digit that varies (bound types)."""
+        found: dict[str, int] = {}
+        for digit in (digit for dim in (*self.dims, self.lanes) for digit in dim):
+            assert isinstance(digit.div, int)
+            if digit.ext != 1:
+                found[digit.axis] = max(found.get(digit.axis, 1), digit.div)
+        return found
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -193,7 +203,11 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One line of forward: names bound to a kernel call's results; ``returns`` marks the last line. expr: see docs/language.md, forward."""
+    """One line of forward. targets: the names that it binds, ``_`` for a result that nobody wants; none: the line returns. when: a condition on the inputs.
+
+    expr and when are the nested tuples of ``layoutdsl.plan.forward``, also in docs/language.md, forward. Inside, ``("view", e, source, target)`` sees the
+    memory of ``e`` under another type: both types are of one element of ``e`` and may have the axis ``rows``, whose extent is known only at the call.
+    """
 
     targets: tuple[str, ...]
     expr: Any

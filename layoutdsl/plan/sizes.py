@@ -79,6 +79,16 @@ def evaluate(expr: SizeExpr, sizes: Mapping[str, int]) -> int:
     return int(OPERATORS[name](*values))
 
 
+def reduced(expr: SizeExpr, sizes: Mapping[str, int]) -> SizeExpr:
+    """The value of a size expression; where it mentions sizes without a value, the expression with everything else evaluated. Raises as ``evaluate``."""
+    if names_in(expr) <= sizes.keys():
+        return evaluate(expr, sizes)
+    if not isinstance(expr, tuple):
+        return expr
+    name, *operands = expr
+    return (name, *(reduced(operand, sizes) for operand in operands))
+
+
 def names_in(expr: SizeExpr) -> set[str]:
     """The sizes that an expression mentions."""
     if isinstance(expr, str):

@@ -1,20 +1,20 @@
-"""Named functions of a plan that are neither movement nor arithmetic: today the device's format cast."""
+"""Named functions of a plan that are neither movement nor arithmetic: the device's format cast, and kernels that run while loading."""
 
 from __future__ import annotations
 
 import torch
 
-from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan.model import Opaque
+from layoutdsl.runtime.kernels import find_kernel, missing
 
 
 def opaque(instruction: Opaque, tensor: torch.Tensor) -> torch.Tensor:
     """The result of ``instruction`` on ``tensor``.
 
     ``format_cast`` is the identity (the same tensor) on every device but ``npu``: other devices have no FRACTAL_NZ, and torch shows the same dims either way.
-    ``kernel`` calls an operator by name.
-    Raises: ValueError for a function that this version does not know; DiagnosticError ``kernel-missing`` (not registered, or not for this device),
-    ``torch-npu-missing``.
+    ``kernel`` calls a kernel by name: torch_npu's on an npu device, its reference elsewhere.
+    Raises: ValueError for a function that this version does not know; DiagnosticError ``kernel-missing`` (there is none of that name, or it cannot run),
+    ``kernel-arguments``, ``torch-npu-missing``.
     """
     if instruction.function == "kernel":
         return _kernel(str(dict(instruction.arguments)["kernel"]), tensor)
@@ -29,21 +29,8 @@ def opaque(instruction: Opaque, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _kernel(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    namespace, _, op = name.partition("::")
-    if namespace == "npu" and tensor.device.type == "npu":
-        from layoutdsl.runtime import npu
-
-        npu.torch_npu()
     try:
-        packet = getattr(getattr(torch.ops, namespace), op)
-        result: torch.Tensor = packet(tensor)
-    except (AttributeError, NotImplementedError, RuntimeError) as error:
-        diagnostic = Diagnostic(
-            code="kernel-missing",
-            message=f"the kernel `{name}` cannot run on {tensor.device.type}",
-            where=name,
-            notes=(str(error).splitlines()[0],),
-            helps=("run the plan on an npu device with torch_npu",),
-        )
-        raise DiagnosticError(diagnostic) from None
+        result: torch.Tensor = find_kernel(name, tensor.device.type)(tensor)
+    except (NotImplementedError, RuntimeError) as error:
+        missing(name, tensor.device.type, str(error).splitlines()[0])
     return result

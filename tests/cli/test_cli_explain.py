@@ -10,6 +10,7 @@ from layoutdsl.cli.forward_text import expr_text
 from layoutdsl.cli.output import WIDTH
 from layoutdsl.diagnostics.rules import RULES
 from layoutdsl.ops import OPS
+from layoutdsl.plan.model import Digit, TensorType
 from tests.cli.conftest import Cli
 
 SECTIONS = ("parameters", "steps", "results", "requirements", "conditions of use", "forward", "memory")
@@ -142,4 +143,5 @@ def test_forward_expressions() -> None:
     assert expr_text(("if", given, ("layer", "bias"), ("const", None))) == "layer.bias if given(bias) else None"
     assert expr_text(("and", ("not", given), same)) == "(not given(bias)) and (x.dtype == float16)"
     assert expr_text(("call", "npu::f", (("list", ("local", "h")),), (("scale", ("neg", ("size", ("*", 2, "n")))),))) == "npu::f([h], scale=-(2 * n))"
-    assert expr_text(("stages", ("local", "h"), "view [n]")) == "(h | view [n])"
+    rows = TensorType("int8", 0, "int8", "", ((Digit("rows", 1, "rows"),), (Digit("k", 2, 4), Digit("k", 1, 2))), (), (0, 1), 0, (), "")
+    assert expr_text(("call", "npu::f", (("view", ("local", "h"), rows, rows), ("size", ("*", 2, "rows"))), ())) == "npu::f(h as int8[rows, 4 * 2], 2 * rows)"

@@ -17,7 +17,28 @@ N, K = Digit("n", 1, "N"), Digit("k", 1, "K")
 GROUPS = Digit("k", 32, ("cdiv", "K", 32))
 PACKED = kind("int4", (K,), (Digit("n", 8, ("/", "N", 8)),), storage="int32", lanes=(Digit("n", 1, 8),))
 BODY = ("*", ("cast", "float32", ("at", "v0", ())), ("cast", "float32", ("at", "v1", ())))
-KEYWORDS = (("scale", ("const", 1.5, None)), ("size", ("size", ("/", "N", 8))))
+ROWS = Digit("rows", 1, "rows")
+X, BIAS, X_SCALE = ("input", "x"), ("input", "bias"), ("input", "x_scale")
+X_TURNED = ("view", X, kind("bfloat16", (ROWS,), (K,)), kind("bfloat16", (K,), (ROWS,), order=(1, 0)))
+BYTES = ("view", ("layer", "weight"), PACKED, kind("int4", (K,), (Digit("n", 2, ("/", "N", 2)),), storage="int8", lanes=(Digit("n", 1, 2),)))
+KEYWORDS = (
+    ("scale", ("list", ("const", 1.5), ("const", None))),
+    ("size", ("size", ("/", "N", 8))),
+    ("rows", ("size", ("*", ("//", "N", 2), "rows"))),
+    ("bias", ("cast", ("dtype", "float32"), BIAS)),
+    ("word", ("const", '"\n')),
+)
+IS_HALF = ("==", ("dtype_of", X), ("dtype", "float16"))
+
+
+def small_forward() -> tuple[Call, ...]:
+    """Every form of a forward, two paths through it."""
+    return (
+        Call(("q", "_"), ("call", "npu::npu_small_quant", (X,), (("dst_type", ("dtype", "int8")),)), ("not", ("given", X_SCALE))),
+        Call(("q",), X, ("given", X_SCALE)),
+        Call(("y",), ("call", "npu::npu_small", (("local", "q"), BYTES, X_TURNED), KEYWORDS), ("const", True)),
+        Call((), ("if", ("and", ("given", BIAS), IS_HALF), ("+", ("local", "y"), BIAS), ("neg", ("local", "y"))), ("const", True)),
+    )
 
 
 def small_plan() -> Plan:
@@ -54,5 +75,5 @@ def small_plan() -> Plan:
             Output("offset", "v9", "parameter", "exact", "alias"),
             Output("spare", "v3", "parameter", "exact", "alias"),
         ),
-        forward=(Call(("y",), ("call", "npu_small", (("input", "x"), ("view", ("layer", "weight"), PACKED)), KEYWORDS), ("and", True)),),
+        forward=small_forward(),
     )

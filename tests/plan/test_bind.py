@@ -44,9 +44,22 @@ def test_everything_is_a_number() -> None:
 def test_forward_is_bound() -> None:
     bound = bind(PLAN, {"N": 64, "K": 100})
     assert bound.forward != "external"
-    expr = bound.forward[0].expr
-    assert expr[3][1] == ("size", ("size", 8))
-    assert expr[2][1][2].shape == (100, 8)
+    _, _, (_, weight, turned), keywords = bound.forward[2].expr
+    assert dict(keywords)["size"] == ("size", 8)
+    assert dict(keywords)["rows"] == ("size", ("*", 32, "rows"))
+    assert [kind.shape for kind in weight[2:]] == [(100, 8), (100, 32)]
+    assert [dim[0].ext for kind in turned[2:] for dim in kind.dims] == ["rows", 100, 100, "rows"]
+
+
+def test_views_of_a_forward_keep_the_memory() -> None:
+    assert PLAN.forward != "external"
+    call = PLAN.forward[2]
+    name, op, (q, (view, base, source, target), turned), keywords = call.expr
+    longer = (view, base, source, replace(target, dims=(*target.dims, (Digit("n", 1, 2),))))
+    forward = (*PLAN.forward[:2], replace(call, expr=(name, op, (q, longer, turned), keywords)), *PLAN.forward[3:])
+    (found,) = diagnostics(replace(PLAN, forward=forward), {"N": 64, "K": 100})
+    assert (found.code, found.where) == ("plan-invalid", "forward")
+    assert "3200 bytes are not 6400" in found.message
 
 
 def test_sizes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import hashlib
@@ -20,6 +21,7 @@ from layoutdsl.plan import codec
 from layoutdsl.plan.bind import bind
 from layoutdsl.plan.codec import decode, encode, plan_hash
 from layoutdsl.plan.model import FORMAT, VERSION, Plan
+from layoutdsl.runtime.python_source import python_source
 
 PLAN = small_plan()
 DATA = json.loads(encode(PLAN))
@@ -99,18 +101,18 @@ def test_every_field_is_written() -> None:
         ('{"a":' * 100_000, "plan-syntax"),
         ("[" * 90 + "]" * 90, "plan-syntax"),
         ("1" * 5000, "plan-syntax"),
-        (encode(PLAN).replace('"version":1', '"version":1.0'), "plan-syntax"),
-        (encode(PLAN).replace('"version":1', '"version":NaN'), "plan-syntax"),
-        (encode(PLAN).replace('"version":1', '"version":9223372036854775809'), "plan-syntax"),
-        (encode(PLAN).replace('"version":1', '"version":1,"version":1'), "plan-syntax"),
-        (encode(PLAN).replace('"version":1', '"version":2'), "plan-version"),
-        (encode(PLAN).replace('"version":1', '"version":true'), "plan-version"),
-        (encode(PLAN).replace(',"version":1', ""), "plan-version"),
+        (encode(PLAN).replace('"version":2', '"version":1.0'), "plan-syntax"),
+        (encode(PLAN).replace('"version":2', '"version":NaN'), "plan-syntax"),
+        (encode(PLAN).replace('"version":2', '"version":9223372036854775809'), "plan-syntax"),
+        (encode(PLAN).replace('"version":2', '"version":2,"version":2'), "plan-syntax"),
+        (encode(PLAN).replace('"version":2', '"version":3'), "plan-version"),
+        (encode(PLAN).replace('"version":2', '"version":true'), "plan-version"),
+        (encode(PLAN).replace(',"version":2', ""), "plan-version"),
         (encode(PLAN).replace('"SMALL"', '"small"'), "plan-hash"),
         (encode(PLAN).replace('"hash":"sha256:', '"hash":"sha512:'), "plan-hash"),
         (encode(PLAN).replace('"hash":', '"hush":'), "plan-hash"),
         (encode(PLAN).replace('"hash":"', '"hash":["').replace('","inputs"', '"],"inputs"'), "plan-hash"),
-        ('{"format":"layoutdsl-plan","version":1,"hash":"\\ud800"}', "plan-hash"),
+        ('{"format":"layoutdsl-plan","version":2,"hash":"\\ud800"}', "plan-hash"),
     ],
 )
 def test_refused_texts(text: str, code: str) -> None:
@@ -183,16 +185,79 @@ CHANGES: dict[str, tuple[tuple[Any, ...], Any]] = {
     "a loop with a cell too many": (("code", 4, "expr", 1, 1, 2, 0, 1, 2), ["loop", "n", 1, 1]),
     "an operator that indices do not have": (("code", 4, "expr", 1, 1, 2, 0, 1, 0), "cdiv"),
     "an order by an unknown axis": (("code", 3, "expr", 2, 2, 0, 0), "q"),
-    "a call on an unknown type": (("forward", 0, "expr", 2, 1, 2), {"type": {}}),
-    "a call with an unknown size": (("forward", 0, "expr", 3, 1, 1, 1, 1), "Q"),
-    "a call with an unknown size function": (("forward", 0, "expr", 3, 1, 1, 1, 0), "system"),
+    "a call with an unknown size function": (("forward", 2, "expr", 3, 1, 1, 1, 0), "system"),
     "forward of the wrong kind": (("forward",), "internal"),
 }
+_LINE, _READ, _OPTIONS = ("forward", 2, "expr"), ("forward", 2, "expr", 2), ("forward", 2, "expr", 3)
+EVIL = '__import__("os").system("id")'
+FORGED: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "code for an expression": (_LINE, EVIL),
+    "an unknown form": ((*_LINE, 0), "eval"),
+    "an unknown form with one operand": (_LINE, ["exec", ["const", EVIL]]),
+    "no form": (_LINE, []),
+    "plain data": (_LINE, 5),
+    "code for a kernel": ((*_LINE, 1), f"npu::{EVIL}"),
+    "a kernel of no namespace": ((*_LINE, 1), "npu_small"),
+    "a kernel of a special namespace": ((*_LINE, 1), "__class__::mro"),
+    "a special kernel": ((*_LINE, 1), "npu::__init__"),
+    "a kernel that writes to its argument": ((*_LINE, 1), "npu::npu_small_"),
+    "a kernel of two namespaces": ((*_LINE, 1), "os::path::join"),
+    "a kernel behind a line break": ((*_LINE, 1), "npu::a\nb"),
+    "a namespace that is no name": ((*_LINE, 1), "1npu::a"),
+    "code for an argument": ((*_OPTIONS, 1, 0), f"size={EVIL}, n"),
+    "a special argument": ((*_OPTIONS, 1, 0), "__debug__"),
+    "a word of Python for an argument": ((*_OPTIONS, 1, 0), "lambda"),
+    "an argument given twice": ((*_OPTIONS, 1, 0), "scale"),
+    "an argument without a name": ((*_OPTIONS, 1), ["size"]),
+    "a list for a constant": ((*_OPTIONS, 0, 1, 1), ["const", ["a", "b"]]),
+    "a type for a constant": ((*_OPTIONS, 0, 1, 1), ["const", {"type": DATA["inputs"][0]["type"]}]),
+    "an infinite constant": ((*_OPTIONS, 0, 1, 1), ["const", {"float": "inf"}]),
+    "a constant that is none": ((*_OPTIONS, 0, 1, 1), ["const", None]),
+    "a constant too many": ((*_OPTIONS, 0, 1, 1), ["const", 1, 2]),
+    "an unknown size": ((*_OPTIONS, 1, 1), ["size", "Q"]),
+    "code for a size": ((*_OPTIONS, 1, 1), ["size", EVIL]),
+    "a size that is a text": ((*_OPTIONS, 1, 1), ["size", {"bool": 1}]),
+    "a local for a target": (("forward", 2, "targets"), [EVIL]),
+    "a special target": (("forward", 2, "targets"), ["__builtins__"]),
+    "a dotted target": (("forward", 2, "targets"), ["layer.weight"]),
+    "two names for what is no call": (("forward", 1, "targets"), ["q", "s"]),
+    "code for a local": ((*_READ, 0, 1), EVIL),
+    "a special local": ((*_READ, 0, 1), "__builtins__"),
+    "a local that is bound later": ((*_READ, 0, 1), "y"),
+    "a local that was dropped": ((*_READ, 0, 1), "_"),
+    "a local that one path lacks": (("forward", 1, "when"), ["given", ["input", "bias"]]),
+    "an unknown input": ((*_READ, 0), ["input", "self"]),
+    "a special input": ((*_READ, 0), ["input", "__class__"]),
+    "code for a tensor": ((*_READ, 0), ["layer", EVIL]),
+    "a special tensor": ((*_READ, 0), ["layer", "__class__"]),
+    "a tensor behind a special name": ((*_READ, 0), ["layer", "__class__.weight"]),
+    "a tensor that the steps do not leave": ((*_READ, 0), ["layer", "scale"]),
+    "an unknown dtype": ((*_READ, 0), ["dtype", "float12"]),
+    "code for a dtype": ((*_READ, 0), ["cast", ["dtype", EVIL], ["input", "x"]]),
+    "the dtype of a number": ((*_READ, 0), ["dtype_of", ["const", 1]]),
+    "a view of one type": ((*_READ, 1), ["view", ["layer", "weight"], DATA["inputs"][0]["type"]]),
+    "a view of no type": ((*_READ, 1, 2), {}),
+    "a view with an unknown size": ((*_READ, 1, 2, "dims", 0, 0, 2), "Q"),
+    "a view with an order that repeats": ((*_READ, 2, 3, "order"), [0, 0]),
+    "a view with an unknown storage": ((*_READ, 2, 3, "storage"), EVIL),
+    "a condition that is a tensor": (("forward", 0, "when"), ["input", "x"]),
+    "a condition that is code": (("forward", 0, "when"), EVIL),
+    "a choice that asks a tensor": (("forward", 3, "expr", 1), ["local", "y"]),
+    "nothing is returned": (("forward", 3, "targets"), ["z"]),
+    "one path returns nothing": (("forward", 3, "when"), ["given", ["input", "bias"]]),
+    "no line": (("forward",), []),
+    "an external result with a name": (("forward", 1, "expr"), ["external"]),
+    "an external argument": ((*_READ, 0), ["external"]),
+    "more questions than can be walked": (("forward", 3, "expr", 1), ["in", ["input", "x"], ["list"]]),
+}
+for _number in range(12):
+    _path, _value = FORGED["more questions than can be walked"]
+    FORGED["more questions than can be walked"] = _path, ["and", _value, ["==", ["const", _number], ["input", "x"]]]
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", [*CHANGES, *FORGED])
 def test_refused_changes(name: str) -> None:
-    path, value = CHANGES[name]
+    path, value = {**CHANGES, **FORGED}[name]
     data = copy.deepcopy(DATA)
     node: Any = data
     for key in path[:-1]:
@@ -210,6 +275,7 @@ def test_unnamed_things_are_not_written() -> None:
             encode(dataclasses.replace(PLAN, config=config))
 
 
+X = ["input", "x"]
 ATOMS = st.one_of(
     st.none(),
     st.booleans(),
@@ -217,6 +283,8 @@ ATOMS = st.one_of(
     st.floats(),
     st.text(max_size=5),
     st.sampled_from(["v0", "v4", "v9", "N", "K", "n", "at", "sum", "cast", "//", "near_square", "move", "int4", "float32", "", "external", "uninitialised"]),
+    st.sampled_from([EVIL, "__class__", "lambda", "x", "layer", "torch", "rows", "bias", "weight", "local", "input", "given", "in", "npu::npu_other"]),
+    st.sampled_from([X, ["const", {"none": 0}], ["list", X, ["local", "q"]], ["size", "rows"], ["layer", "weight"], ["dtype", "e8m0"], ["not", ["given", X]]]),
     st.just([]),
     st.just({}),
     st.just({"float": "0x1.0000000000000p+0"}),
@@ -238,8 +306,8 @@ def parent(data: Any, path: tuple[Any, ...]) -> Any:
     return data
 
 
-def outcome(work: Callable[[], Plan]) -> Plan | str:
-    """A plan, or the code of the diagnostic."""
+def outcome(work: Callable[[], Any]) -> Any:
+    """What comes out, or the code of the diagnostic."""
     try:
         return work()
     except DiagnosticError as error:
@@ -270,7 +338,40 @@ def test_mutations_end_in_a_plan_or_a_diagnostic(place: int, action: str, atom: 
         return
     assert decode(encode(plan)) == plan
     bound = outcome(lambda: bind(plan, dict.fromkeys(plan.sizes, 64)))
-    assert isinstance(bound, Plan) or bound in ("plan-invalid", "requirement-failed")
+    if isinstance(bound, str):
+        assert bound in ("plan-invalid", "requirement-failed")
+        return
+    text = outcome(lambda: python_source(bound).text)
+    assert is_harmless(text) or text in ("plan-invalid", "forward-external", "group-list-unknown"), text
+
+
+NODES = (ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.If, ast.Expr, ast.expr_context, ast.Name, ast.Attribute, ast.Constant)
+NODES += (ast.Call, ast.keyword, ast.List, ast.ListComp, ast.comprehension, ast.Tuple, ast.Subscript, ast.Slice, ast.IfExp, ast.BoolOp, ast.boolop)
+NODES += (ast.BinOp, ast.operator, ast.UnaryOp, ast.unaryop, ast.Compare, ast.cmpop)
+CALLED = ("to", "view", "reshape", "permute", "flatten", "unflatten", "dim", "only", "external", "by_expert", "combined", "counts_of", "cumsum_of", "getattr")
+
+
+def is_harmless(text: str) -> bool:
+    """Is it a function that calls kernels by name, and nothing else?"""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return False
+    found = [*ast.walk(tree)]
+    called = [node.func.id if isinstance(node.func, ast.Name) else node.func.attr for node in found if isinstance(node, ast.Call)]
+    named = [node.id if isinstance(node, ast.Name) else node.attr for node in found if isinstance(node, (ast.Name, ast.Attribute))]
+    return (
+        len(tree.body) == 1
+        and all(isinstance(node, NODES) for node in found)
+        and all(name in CALLED or name.startswith("npu__npu_") for name in called)
+        and not any(name.startswith("__") for name in named)
+    )
+
+
+def test_the_check_for_harmless_texts_sees_harm() -> None:
+    assert is_harmless(python_source(bind(PLAN, {"N": 64, "K": 100})).text)
+    for line in (EVIL, "layer.__class__", "eval(x)", "import os", "lambda: x", "x.tofile(x)", "f'{x}'", "y = x\n)"):
+        assert not is_harmless(f"def forward(layer, x):\n    {line}\n")
 
 
 @settings(max_examples=200, deadline=None)

@@ -269,15 +269,15 @@ def test_a_plan_that_cannot_be_executed() -> None:
     assert [d.code for d in caught.value.diagnostics] == ["plan-invalid"]
 
 
-@pytest.mark.parametrize(("type", "right"), [("float32", True), ("int32", False)])
+@pytest.mark.parametrize(("type", "right"), [("int64", True), ("int32", False)])
 def test_kernels(type: str, right: bool) -> None:
     w = Writer()
     w.input("a", kind("float32", (N,)))
-    w.code.append(Opaque("v1", "kernel", "v0", kind(type, (N,)), (("kernel", "aten::neg"),), "negated"))
+    w.code.append(Opaque("v1", "kernel", "v0", kind(type, (N,)), (("kernel", "npu::npu_trans_quant_param"),), "packed"))
     w.output("out", "v1")
     given_a = {"a": torch.ones(8)}
     if right:
-        assert torch.equal(tensor(run(bound(w), given_a)["out"]), -torch.ones(8))
+        assert torch.equal(tensor(run(bound(w), given_a)["out"]), torch.full((8,), 0x3F800000 | 1 << 46))
         return
     with pytest.raises(DiagnosticError) as caught:
         run(bound(w), given_a)

@@ -1,0 +1,1 @@
+"""The kernel ``npu::npu_convert_weight_to_int4pack``."""

@@ -1,0 +1,1 @@
+"""The kernel ``npu::npu_kronecker_quant``."""

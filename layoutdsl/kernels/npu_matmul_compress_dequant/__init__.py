@@ -1,0 +1,1 @@
+"""The kernel ``npu::npu_matmul_compress_dequant``."""

@@ -1,0 +1,1 @@
+"""The kernels ``npu_swiglu_group_quant`` of torch_npu and of vllm-ascend."""

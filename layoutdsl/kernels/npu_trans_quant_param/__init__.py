@@ -1,0 +1,1 @@
+"""The kernel ``npu::npu_trans_quant_param``."""

@@ -1,0 +1,1 @@
+"""The kernel ``vllm::quantize``."""

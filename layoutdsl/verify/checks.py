@@ -1,0 +1,248 @@
+"""The numeric checks of one configuration at one set of sizes: the weights that the kernels see, and the whole forward, against ``value`` in float64.
+
+Between a run and the findings.
+
+Invariants: the expected numbers come from the oracle alone; what is allowed comes from ``tolerance`` with its reasons; the first wrong tensor is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from layoutdsl.diagnostics import Diagnostic
+from layoutdsl.ir.dtypes import ELEMENTS
+from layoutdsl.plan.forward import walk
+from layoutdsl.syntax.document import NoValue
+from layoutdsl.syntax.tree import Index
+from layoutdsl.syntax.walk import nodes
+from layoutdsl.verify import tolerance
+from layoutdsl.verify.configurations import Configuration
+from layoutdsl.verify.decode import Array
+from layoutdsl.verify.findings import numeric
+from layoutdsl.verify.layers import Layer, Product
+from layoutdsl.verify.probe import Effective, can_probe, places_of, probed
+from layoutdsl.verify.run import Ran
+from layoutdsl.verify.tensors import Checkpoint
+from layoutdsl.verify.tolerance import Rounding
+from layoutdsl.verify.trace import Matmul, layer_names, matmuls
+
+SHORT_BITS = 4
+"""Significant bits of every scale of a checkpoint with short scales."""
+SUMS = 2.0**-21
+"""float32 sums of the steps (a bias) relative to the sum of absolute values: far above their bound for any layer here, far below one step of a 16-bit
+result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run and what it should have been.
+
+    x: the rows that went in, sorted by expert. counts: rows per expert, None of a linear layer. title: configuration and sizes, for messages. bits: significant
+    bits of all scales together.
+    """
+
+    configuration: Configuration
+    checkpoint: Checkpoint
+    layer: Layer
+    ran: Ran
+    x: torch.Tensor
+    counts: list[int] | None
+    title: str
+    bits: int
+
+    @property
+    def rows(self) -> Array:
+        found: Array = self.x.double().numpy()
+        return found
+
+    @property
+    def matmuls(self) -> list[Matmul]:
+        return matmuls(self.ran.calls)
+
+    def names(self, matmul: Matmul) -> dict[str, str]:
+        """The layer's tensors behind the arguments of a call."""
+        return layer_names(self.ran.plan.bound, matmul, self.ran.module)
+
+    def roundings(self, matmul: Matmul) -> list[Rounding]:
+        """What rounds weight * scale before it is summed."""
+        plan, names = self.ran.plan.bound, self.names(matmul)
+        tensors = [name for argument, name in names.items() if argument not in matmul.row.addends and argument != "weight_assist_matrix"]
+        types = {node.id: node.type for node in (*plan.inputs, *plan.code)}
+        outputs = {output.name: types[output.value] for output in plan.outputs}
+        carried = any(outputs[name].extension and ELEMENTS[outputs[name].element].kind == "float" for name in tensors)
+        x_dtype = str(self.x.dtype).removeprefix("torch.")
+        calls = [part for call in plan.forward for part in walk(call.expr) if part[0] == "call" and part[1] == matmul.call.op]  # type: ignore[union-attr]
+        return [
+            *tolerance.of_steps(plan, tensors, self.bits),
+            *(tolerance.of_call(calls[0], x_dtype, self.bits) if calls else ()),
+            *tolerance.of_kernel(matmul.call.op, x_dtype, carried, self.bits),
+        ]
+
+
+def short_bits(configuration: Configuration) -> int:
+    """Significant bits of the product of all scales in a checkpoint with short scales: four of each that the results of ``value`` read."""
+    floats = {name for name, parameter in configuration.compiled.state.parameters.items() if ELEMENTS[parameter.value.type.element.name].kind == "float"}
+    document = configuration.spec.document
+    if isinstance(document.value, NoValue):
+        return tolerance.FULL
+    counts = [0]
+    for context in configuration.contexts.values():
+        for body in filter(None, (context.expr(decl.body) for decl in document.value)):
+            read = {context.member.expand(node.name) for node in nodes(body) if isinstance(node, Index)}
+            counts.append(len(read & floats))
+    return SHORT_BITS * max(counts)
+
+
+def comparable(case: Case) -> bool:
+    """Is there one matmul for every product?"""
+    return len(case.matmuls) == len(case.layer.products)
+
+
+# ---- weights --------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def weights(case: Case) -> Diagnostic | None:
+    """Every kernel's weights, by rows with a single one, against ``value``; and what a row of zeros gives. Raises DiagnosticError where a kernel refuses."""
+    pairs = zip(case.matmuls, case.layer.products)
+    return next((found for matmul, product in pairs if can_probe(matmul) and (found := _weights(case, matmul, product)) is not None), None)
+
+
+def _weights(case: Case, matmul: Matmul, product: Product) -> Diagnostic | None:
+    experts = len(product.matrix) if case.counts is not None else None
+    inputs = product.matrix.shape[2]
+    places = places_of(inputs, _group(case, product), np.random.default_rng(inputs))
+    found = probed(matmul, inputs, experts, places)
+    wanted = product.matrix[:, :, places]
+    roundings, names = case.roundings(matmul), case.names(matmul)
+    why = f"{tolerance.reason(roundings)}; the kernel's result in {found.dtype}"
+    first, second = (letter.rpartition(".")[2] for letter in product.letters)
+    letters = ("e", first, f"{second} (of those probed)") if len(places) < inputs else ("e", first, second)
+    allowed = tolerance.total(roundings) * np.abs(wanted) + found.error
+    guilty, notes = (
+        _guilty(case, matmul, product, found, places),
+        (f"the kernel `{matmul.call.op}` multiplies with {', '.join(names.values())}", case.title),
+    )
+    message = f"`{guilty}`: what `{matmul.call.op}` multiplies with is not `{product.name}` of the spec's `value`"
+    different = numeric("verify-weights", guilty, message, found.weights, wanted, allowed, why, notes, letters)
+    if different is not None:
+        return different
+    return _added(case, matmul, product, found.added, found.dtype)
+
+
+def _added(case: Case, matmul: Matmul, product: Product, found: Array, dtype: str) -> Diagnostic | None:
+    """A row of zeros gives the bias of ``value``, or nothing."""
+    wanted = np.zeros_like(found) if product.added is None else np.broadcast_to(product.added, found.shape)
+    # An int4 kernel takes 8 * (the sum of the weights) away, and the steps' bias gives it back; both have been rounded on their own way.
+    terms = 8 * np.abs(product.matrix).sum(2)
+    roundings = case.roundings(matmul)
+    allowed = (tolerance.total(roundings) + SUMS) * terms + 2.0 ** -(ELEMENTS[dtype].mantissa + 1) * np.abs(found)
+    names = case.names(matmul)
+    addends = [name for argument, name in names.items() if argument in (*matmul.row.addends, "weight_assist_matrix")]
+    guilty = addends[0] if addends else next(iter(names.values()), product.name)
+    message = f"`{guilty}`: a row of zeros does not give what `value` adds"
+    why = f"{tolerance.reason(roundings)}, of the sum of 8 * |{product.name}|; float32 sums of the steps"
+    notes = (f"the kernel is `{matmul.call.op}`", case.title)
+    return numeric("verify-weights", guilty, message, found, wanted, allowed, why, notes, ("e", product.letters[0].rpartition(".")[2]))
+
+
+def _group(case: Case, product: Product) -> int:
+    """Indices per group along the inputs, of the finest scale; 0 where there is one for all."""
+    axis = product.letters[1]
+    bases = [base for logical in case.checkpoint.stored.values() for name, base in zip(logical.axes, logical.bases) if name == axis and base > 1]
+    return min(bases, default=0)
+
+
+def _guilty(case: Case, matmul: Matmul, product: Product, found: Effective, places: Array) -> str:
+    """The tensor to name: the scale where all weights of a group are off by one factor, else the weight."""
+    names = case.names(matmul)
+    weight = names.get(matmul.weight, product.name)
+    scales = [name for argument, name in names.items() if "scale" in argument and argument not in matmul.row.scales and argument not in matmul.row.addends]
+    if not scales or matmul.weight not in names:
+        return weight
+    wanted = product.matrix[:, :, places]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = np.where(wanted != 0, found.weights / wanted, np.nan)
+        blur = np.where(wanted != 0, found.error / np.abs(wanted), np.nan)
+    group = _group(case, product) or product.matrix.shape[2]
+    for index in np.unique(places // group):
+        part = places // group == index
+        with np.errstate(all="ignore"):
+            lowest = np.nanmin(np.nan_to_num(factor[:, :, part] + blur[:, :, part], nan=np.inf), 2)
+            highest = np.nanmax(np.nan_to_num(factor[:, :, part] - blur[:, :, part], nan=-np.inf), 2)
+            # All factors of a group agree, within what the kernel's result blurs and some hundredths.
+            if (highest - lowest > 0.05 * np.abs(highest)).any():
+                return weight
+    return scales[0]
+
+
+# ---- forward --------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def forward(case: Case) -> Diagnostic | None:
+    """Every stage of the forward against the layer in float64: the activations that go into each product, and the result."""
+    return activations(case, case.layer, [case.ran]) or result(case)
+
+
+def activations(case: Case, layer: Layer, ranks: Sequence[Ran]) -> Diagnostic | None:
+    """What goes into the products: x itself, and of experts silu(gate) * up, both perhaps quantized. ranks: the runs whose parts lie side by side."""
+    firsts, lasts = [matmuls(ran.calls)[0] for ran in ranks], [matmuls(ran.calls)[-1] for ran in ranks]
+    if not layer.experts:
+        found = (
+            np.concatenate([matmul.rows for matmul in firsts], axis=1) if len(ranks) > 1 and firsts[0].rows.shape[1] != case.rows.shape[1] else firsts[0].rows
+        )
+        return _activation(case, firsts[0], found, case.rows, np.zeros_like(case.rows), "x is not what goes into the kernel")
+    gate_up = layer.products[0]
+    assert case.counts is not None
+    for matmul in firsts:
+        different = _activation(case, matmul, matmul.rows, case.rows, np.zeros_like(case.rows), "x is not what goes into the first product")
+        if different is not None:
+            return different
+    products = gate_up(firsts[0].rows, case.counts)
+    wanted, gate, up = layer.activated(products)
+    off = _product_error(case, firsts[0], gate_up, products, firsts[0].rows)
+    first, second = np.split(off, 2, axis=1)
+    # |silu'| <= 1.1; then the result of swiglu is rounded too, where it is a tensor of its own.
+    error = 1.1 * np.abs(up) * first + np.abs(gate) * second + unit(case) * np.abs(wanted)
+    found = np.concatenate([matmul.rows for matmul in lasts], axis=1)
+    quantum = np.concatenate([np.broadcast_to(m.quantum if m.quantum is not None else 0.0, m.rows.shape) for m in lasts], axis=1)
+    return _activation(case, lasts[0], found, wanted, error, "silu(gate) * up is not what goes into the second product", quantum)
+
+
+def _product_error(case: Case, matmul: Matmul, product: Product, exact: Array, rows: Array) -> Array:
+    """The error that a right kernel may make in a product, before its result is used."""
+    relative = tolerance.total(case.roundings(matmul)) + SUMS * 8
+    cast = 0.0 if matmul.fused else unit(case)
+    return cast * np.abs(exact) + relative * product.absolute(rows, case.counts)
+
+
+def unit(case: Case) -> float:
+    """Half a step of the dtype of the result, relative."""
+    return 2.0 ** -(ELEMENTS[str(case.ran.result.dtype).removeprefix("torch.")].mantissa + 1)
+
+
+def _activation(case: Case, matmul: Matmul, found: Array, wanted: Array, error: Array, message: str, quantum: Array | None = None) -> Diagnostic | None:
+    step = quantum if quantum is not None else matmul.quantum if matmul.quantum is not None else 0.0
+    allowed = error * 1.001 + 0.5 * step * 1.001
+    why = "half a step of the quantization of the activation" if matmul.scale is not None else "nothing is rounded on the way"
+    names = case.names(matmuls(case.ran.calls)[0])
+    guilty = next(iter(names.values()), "x") if case.layer.experts and "silu" in message else "x"
+    return numeric("verify-forward", guilty, f"`{guilty}`: {message}", found, wanted, allowed, why, (case.title,), ("row", "input"))
+
+
+def result(case: Case) -> Diagnostic | None:
+    """The result against the last product of the activations that went into it."""
+    matmul = case.matmuls[-1]
+    product = case.layer.products[-1]
+    wanted = product(matmul.rows, case.counts)
+    roundings = case.roundings(matmul)
+    relative = tolerance.total(roundings) + SUMS * (8 if matmul.row.addends else 1)
+    allowed = unit(case) * np.abs(wanted) + relative * product.absolute(matmul.rows, case.counts)
+    guilty = case.names(matmul).get(matmul.weight, product.name)
+    why = f"{tolerance.reason(roundings)}; the result in {str(case.ran.result.dtype).removeprefix('torch.')}"
+    message = f"`{guilty}`: the forward does not give rows times `{product.name}`"
+    found = case.ran.result.double().numpy()
+    return numeric("verify-forward", guilty, message, found, wanted, allowed, why, (case.title,), ("row", product.letters[0]))

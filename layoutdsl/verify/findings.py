@@ -1,0 +1,70 @@
+"""What the checks say: one diagnostic per failure, with the tensor, the worst place, what was found there, what was expected, and why no more error is allowed.
+
+Between the checks and the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from layoutdsl.diagnostics import Diagnostic
+from layoutdsl.verify.decode import Array
+
+EXACT = "bit for bit: what is stored is moved and rounded as the scheme says, and nothing else"
+
+
+def place_text(index: Iterable[int], letters: Iterable[str] = ()) -> str:
+    """``[e = 0, n = 3, k = 17]``, or without letters ``[0, 3, 17]``."""
+    names = [letter.rpartition(".")[2] for letter in letters]
+    numbers = [str(int(i)) for i in index]
+    return "[" + ", ".join(f"{name} = {number}" for name, number in zip(names, numbers)) + "]" if names else f"[{', '.join(numbers)}]"
+
+
+def worst(found: Array, wanted: Array, allowed: Array | float) -> tuple[tuple[int, ...], float] | None:
+    """The place where the error exceeds what is allowed most, and the error there; None if it nowhere does. NaN agrees with NaN alone."""
+    error = np.abs(found - wanted)
+    if (error <= allowed).all():
+        return None
+    same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
+    excess = np.where(same, -np.inf, np.where(np.isnan(error), np.inf, error - allowed))
+    if not excess.size or excess.max() <= 0:
+        return None
+    place = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
+    return place, float(error[place])
+
+
+def numeric(
+    code: str,
+    tensor: str,
+    message: str,
+    found: Array,
+    wanted: Array,
+    allowed: Array | float,
+    reason: str,
+    notes: Iterable[str] = (),
+    letters: Iterable[str] = (),
+) -> Diagnostic | None:
+    """The finding on a comparison, or None where every error is within what is allowed."""
+    at = worst(found, wanted, allowed)
+    if at is None:
+        return None
+    place, error = at
+    limit = float(np.broadcast_to(np.asarray(allowed, np.float64), found.shape)[place])
+    wrong = int((~(np.abs(found - wanted) <= allowed)).sum())
+    return Diagnostic(
+        code=code,
+        message=message,
+        where=tensor,
+        notes=(
+            f"worst at {place_text(place, letters)}: found {number(found[place])}, expected {number(wanted[place])}, error {number(error)}",
+            f"{wrong} of {found.size} elements are wrong; allowed there is {number(limit)}: {reason}",
+            *notes,
+        ),
+    )
+
+
+def number(value: Any) -> str:
+    return f"{float(value):.6g}"

@@ -1,0 +1,270 @@
+"""Tensor parallelism, simulated: one checkpoint cut for every rank, the ranks run one after the other, and their results put together.
+
+The last check of ``verify``. How a parameter is cut follows from its type alone: along the axis whose extent is the size that is split, each part of a
+segmented axis for itself. So a type that hides the axis, or a sum that was made over the whole axis and is kept by every rank, does not pass.
+
+Invariants: what the ranks give together is compared with the layer of one rank, in float64; a split that loses part of a tensor must be refused by the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+
+from layoutdsl.api import Plan
+from layoutdsl.compiler.emit import size_expr
+from layoutdsl.compiler.evaluate import size_of
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.ir.symbolic import Size
+from layoutdsl.plan.model import Input
+from layoutdsl.plan.sizes import evaluate, names_in
+from layoutdsl.verify import checks, layers, sizes, tensors, tolerance
+from layoutdsl.verify.configurations import Configuration, same_plan
+from layoutdsl.verify.decode import Array, digits_of
+from layoutdsl.verify.findings import numeric
+from layoutdsl.verify.layers import INTERMEDIATE
+from layoutdsl.verify.run import Ran, applied, counts_of, dtype_of, rows_of, run
+from layoutdsl.verify.tensors import Checkpoint
+from layoutdsl.verify.trace import Tracer, matmuls
+
+RANKS = (1, 2, 4, 8, 16)
+ODD = 3
+"""Does not divide the power of two that writers cut partial sums into."""
+ALL: tuple[tuple[int, ...], ...] = (RANKS, (ODD,))
+SOME: tuple[tuple[int, ...], ...] = ((4,),)
+"""Numbers of ranks that split layers of one size, by the size: all, or one of them."""
+_LARGE = 2**23
+"""Weights of all experts beyond which a split layer is not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How a layer is split: the size that a rank has a part of, and whether the results of the ranks are added."""
+
+    size: str
+    added: bool
+
+
+def splits(configuration: Configuration) -> list[tuple[Configuration, Split]]:
+    """The splits of a kind of layer that a configuration stands for; where the plan does not depend on how the layer is split, both."""
+    kind = configuration.spec.layer
+    if kind == "moe":
+        return [(configuration, Split(INTERMEDIATE, added=True))]
+    if kind != "linear":
+        return []
+    found = []
+    for name, split in (("column", Split("output_size", added=False)), ("row", Split("input_size", added=True))):
+        own = configuration if configuration.given.get("layer_type") == name else configuration.with_config(layer_type=name)
+        if own is configuration or same_plan(own, configuration):
+            found.append((own, split))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Exception):
+    """A parameter of which the ranks together hold less than the checkpoint."""
+
+    finding: Diagnostic
+
+
+class NotDivisible(Exception):
+    """Sizes that cannot be split over so many ranks: a loader would refuse them."""
+
+
+# ---- cutting --------------------------------------------------------------------------------------------------------------------------------------------
+
+
+Parts = Mapping[str, list[int]]
+"""Extents of the parts of every segmented axis."""
+
+
+def parts_of(configuration: Configuration, layer_sizes: Mapping[str, int]) -> dict[str, list[int]]:
+    """The parts of every segmented axis at these sizes."""
+    found = {}
+    for segment in configuration.spec.document.segments:
+        for context in configuration.contexts.values():
+            axis = segment.axis.value
+            if axis not in context.axes.values():
+                continue
+            extent = _number(context.space.extents[axis], layer_sizes)
+            equal = [extent // len(segment.names)] * len(segment.names)
+            found[axis] = [_number(size_of(size, context), layer_sizes) for size in segment.sizes] or equal
+    return found
+
+
+def _number(size: Size, layer_sizes: Mapping[str, int]) -> int:
+    return evaluate(size_expr(size), layer_sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How one rank's tensors come out of the checkpoint. axes: those that are split; whole, own: the parts of segmented axes, of the layer and of the rank."""
+
+    axes: frozenset[str]
+    whole: Parts
+    own: Parts
+    ranks: int
+    which: int
+
+    def tensors(self, full: Plan, rank: Plan, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A rank's part of every parameter. Raises: Lost, NotDivisible."""
+        stored = {node.name: node for node in full.bound.inputs}
+        return {node.name: self._part(stored[node.name], node, given[node.name]) for node in rank.bound.inputs if node.name in given}
+
+    def _part(self, full: Input, rank: Input, tensor: torch.Tensor) -> torch.Tensor:
+        ours, theirs = (digits_of(node.type)[: sum(map(len, node.type.dims))] for node in (full, rank))
+        if len(ours) != len(theirs):
+            raise NotDivisible
+        part = tensor.reshape([int(digit.ext) for digit in ours])  # type: ignore[arg-type]
+        for dim, (whole, own) in enumerate(zip(ours, theirs)):
+            length, kept = int(whole.ext), int(own.ext)  # type: ignore[arg-type]
+            if length == kept:
+                continue
+            if whole.axis not in self.axes or length > self.ranks * kept:
+                raise Lost(_lost(rank, whole.axis, length, kept, self.ranks))
+            part = self._pieces(part, dim, whole.axis, int(whole.div), (length, kept))  # type: ignore[arg-type]
+        return part.reshape(rank.type.shape).contiguous()
+
+    def _pieces(self, tensor: torch.Tensor, dim: int, axis: str, div: int, lengths: tuple[int, int]) -> torch.Tensor:
+        """A rank's share of each part along a dim, side by side again."""
+        whole, own = ([size // div for size in parts.get(axis, [length * div])] for parts, length in zip((self.whole, self.own), lengths))
+        if [self.ranks * size for size in own] != whole or (sum(whole), sum(own)) != lengths:
+            raise NotDivisible
+        starts = [sum(whole[:i]) + self.which * size for i, size in enumerate(own)]
+        return torch.cat([tensor.narrow(dim, start, size) for start, size in zip(starts, own)], dim)
+
+
+def _lost(node: Input, axis: str, length: int, kept: int, ranks: int) -> Diagnostic:
+    message = f"`{node.name}` cannot be split over {ranks} ranks, and no requirement says so"
+    letter = axis.rpartition(".")[2]
+    notes = (
+        f"the checkpoint holds {length} along `{letter}`, a rank of {ranks} takes {kept}",
+        f"{ranks} ranks together hold {ranks * kept} of {length}, or each holds its own",
+    )
+    helps = ("tie the dim to the axis that is split, or add the requirement under which the ranks hold all of it",)
+    return Diagnostic(code="verify-tp", message=message, where=node.name, notes=notes, helps=helps)
+
+
+# ---- running --------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The plans of one configuration for numbers of ranks, and their forwards; a plan that does not read which rank it is for serves all."""
+
+    configuration: Configuration
+    plans: dict[tuple[int, int], Configuration] = field(default_factory=dict)
+    bound: dict[Any, tuple[Plan, Tracer]] = field(default_factory=dict)
+
+    def of(self, ranks: int, which: int) -> Configuration:
+        """Raises DiagnosticError where the spec refuses the number of ranks."""
+        names = self.configuration.spec.config_names
+        key = (ranks if "tp_size" in names or "tp_rank" in names else 1, which if "tp_rank" in names else 0)
+        if key not in self.plans:
+            self.plans[key] = self.configuration.with_config(tp_size=ranks, tp_rank=which)
+        return self.plans[key]
+
+    def runnable(self, ranks: int, which: int, own_sizes: Mapping[str, int]) -> tuple[Plan, Tracer]:
+        """The plan bound to the sizes of a rank, and its forward. Raises DiagnosticError where the sizes break a requirement."""
+        configuration = self.of(ranks, which)
+        key = (id(configuration), tuple(own_sizes.items()))
+        if key not in self.bound:
+            plan = configuration.plan.bind(own_sizes)
+            self.bound[key] = plan, Tracer(plan.bound)
+        return self.bound[key]
+
+    def sizes(self, split: Split, counts: tuple[int, ...]) -> dict[str, int] | None:
+        """Sizes of the whole layer that each of these numbers of ranks may split, or the last if no other may; None where there are none."""
+        full = sizes.for_ranks(self.of(counts[-1], 0).plan.data, split.size, counts[-1])
+        return full if full is not None and prod(full.values()) <= _LARGE and sizes.meets(self.of(1, 0).plan.data, full) else None
+
+
+def cost(configuration: Configuration, split: Split) -> int | None:
+    """How many weights the split layer has; None if it cannot be run."""
+    try:
+        full = Ranks(configuration).sizes(split, RANKS)
+    except DiagnosticError:
+        return None
+    return prod(full.values()) if full is not None else None
+
+
+def check(configuration: Configuration, split: Split, numbers: tuple[tuple[int, ...], ...] = ALL) -> Iterator[tuple[int, Diagnostic | None]]:
+    """Every number of ranks that ran: how many, and the first finding. Raises DiagnosticError where a kernel refuses."""
+    ranks = Ranks(configuration)
+    for counts in numbers:
+        try:
+            full_sizes = ranks.sizes(split, counts)
+        except DiagnosticError:
+            continue  # the spec refuses this number of ranks
+        if full_sizes is not None:
+            yield from _check(ranks, split, full_sizes, counts)
+
+
+def _check(plans: Ranks, split: Split, full_sizes: Mapping[str, int], counts: tuple[int, ...]) -> Iterator[tuple[int, Diagnostic | None]]:
+    one = plans.of(1, 0)
+    full = one.plan.bind(full_sizes)
+    made = tensors.checkpoint(one, full.bound, full_sizes, "short")
+    layer = layers.layer_of(one.spec.document, one.plan.data, made.values)
+    if layer is None:
+        return
+    x = rows_of(sum(_counts(full_sizes) or [5]), layer.products[0].matrix.shape[2], dtype_of(one))
+    title = f"{one.title}; {', '.join(f'{name} = {size}' for name, size in full_sizes.items())}"
+    for ranks in counts:
+        try:
+            runs = [_rank(plans, full, made, split, full_sizes, x, ranks, which) for which in range(ranks)]
+        except NotDivisible:
+            continue
+        except Lost as lost:
+            yield ranks, replace(lost.finding, notes=(*lost.finding.notes, title))
+            continue
+        except DiagnosticError as error:
+            # What is refused needs no check: a size that a rank may not have, or a number of ranks that the spec does not hold for.
+            if any(finding.code in ("requirement-failed", "config-value", "plan-invalid") for finding in error.diagnostics):
+                continue
+            raise
+        case = checks.Case(one, made, layer, runs[0], x, _counts(full_sizes), f"{ranks} ranks; {title}", checks.short_bits(one))
+        yield ranks, _together(case, runs, split)
+
+
+def _counts(full_sizes: Mapping[str, int]) -> list[int] | None:
+    return counts_of(full_sizes["num_experts"]) if "num_experts" in full_sizes else None
+
+
+def _rank(plans: Ranks, full: Plan, made: Checkpoint, split: Split, full_sizes: Mapping[str, int], x: torch.Tensor, ranks: int, which: int) -> Ran:
+    own_sizes = {**full_sizes, split.size: full_sizes[split.size] // ranks}
+    own, tracer = plans.runnable(ranks, which, own_sizes)
+    axes = frozenset(axis for axis, extent in full.data.axes if split.size in names_in(extent))
+    cut = Cut(axes, parts_of(plans.of(1, 0), full_sizes), parts_of(plans.of(ranks, which), own_sizes), ranks, which)
+    part = cut.tensors(full, own, made.tensors)
+    if split.size == "input_size":
+        x = x.chunk(ranks, dim=1)[which].contiguous()
+    return run(own, tracer, applied(own, part), x, _counts(full_sizes))
+
+
+def _together(case: checks.Case, runs: list[Ran], split: Split) -> Diagnostic | None:
+    """The activations of all ranks side by side, then the sum of their results, or their results side by side."""
+    different = checks.activations(case, case.layer, runs)
+    if different is not None:
+        return replace(different, code="verify-tp")
+    lasts = [matmuls(ran.calls)[-1] for ran in runs]
+    product = case.layer.products[-1]
+    rows = np.concatenate([matmul.rows for matmul in lasts], axis=1) if split.added else lasts[0].rows
+    wanted = product(rows, case.counts)
+    found = [ran.result.double().numpy() for ran in runs]
+    relative = tolerance.total(case.roundings(lasts[0])) + checks.SUMS * (8 if lasts[0].row.addends else 1)
+    unit = checks.unit(case)
+    # Every rank rounds its own result.
+    cast: Array = np.abs(np.stack(found)).sum(0) if split.added else np.abs(wanted)
+    allowed = 1.01 * unit * cast + relative * product.absolute(rows, case.counts)
+    together: Array = np.stack(found).sum(0) if split.added else np.concatenate(found, axis=1)
+    names = case.names(lasts[0])
+    guilty = names.get(lasts[0].weight, product.name)
+    verb = "the sum of the ranks" if split.added else "the ranks side by side"
+    why = f"{tolerance.reason(case.roundings(lasts[0]))}; each rank's result in {str(runs[0].result.dtype).removeprefix('torch.')}"
+    message = f"`{guilty}`: {verb} is not what one rank gives"
+    return numeric("verify-tp", guilty, message, together, wanted, allowed, why, (case.title,), ("row", product.letters[0]))

@@ -1,0 +1,165 @@
+"""A forward run with every kernel call written down: what went in, what came out.
+
+Between the generated forward and the checks, which look at single kernels: a whole layer hides a wrong scale behind the quantization of its activations.
+
+Invariants: the kernels are the ones that ``plan.forward`` runs; what a kernel overwrites is recorded as it was before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.kernels import CONTRACTS
+from layoutdsl.kernels.base import Row
+from layoutdsl.plan.forward import walk
+from layoutdsl.plan.groups import argument_of, schema_of
+from layoutdsl.plan.model import Plan
+from layoutdsl.runtime.forward import generate
+from layoutdsl.runtime.kernels import find_kernel
+from layoutdsl.verify.decode import Array
+
+_ACTIVATIONS = ("x", "x1", "input")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KernelCall:
+    """One call. arguments: by the names of the schema. result: what it returned."""
+
+    op: str
+    arguments: Mapping[str, Any]
+    result: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matmul:
+    """A call that sums over the inputs of the layer: a matmul, perhaps with swiglu and quantization behind it.
+
+    weight, activation: names of its arguments; scale: of the activation's scale, or None; addends: what it adds to the sum.
+    """
+
+    call: KernelCall
+    row: Row
+    weight: str
+    activation: str
+    scale: str | None
+
+    @property
+    def fused(self) -> bool:
+        """Does it give a quantized activation instead of the products?"""
+        return self.row.quantizes
+
+    @property
+    def listed(self) -> bool:
+        return isinstance(self.call.arguments[self.activation], (list, tuple))
+
+    @property
+    def rows(self) -> Array:
+        """The activation that it multiplied, float64 [rows, inputs]: quantized numbers times their scales."""
+        values = _single(self.call.arguments[self.activation]).double()
+        if self.scale is not None:
+            values = values * _single(self.call.arguments[self.scale]).double().unsqueeze(-1)
+        found: Array = values.numpy()
+        return found
+
+    @property
+    def quantum(self) -> Array | None:
+        """The step of every row's quantization, float64 [rows, 1]; None where the activation is not quantized."""
+        return None if self.scale is None else _single(self.call.arguments[self.scale]).double().unsqueeze(-1).numpy()
+
+
+def _single(value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    (tensor,) = value
+    found: torch.Tensor = tensor
+    return found
+
+
+class Tracer:
+    """The forward of a bound plan with its kernels wrapped; generated once, called often. Raises: DiagnosticError."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._calls: list[KernelCall] = []
+        self._own: set[int] = set()
+        self._forward = generate(plan, self._resolve)
+
+    def __call__(self, module: torch.nn.Module, x: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor, list[KernelCall]]:
+        """The result, and the kernel calls in order. Raises: DiagnosticError."""
+        self._calls, self._own = [], {tensor.data_ptr() for tensor in _tensors_of(module)}
+        try:
+            return self._forward(module, x, **inputs), self._calls
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            last = self._calls[-1].op if self._calls else "its first kernel"
+            message = f"the forward fails: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            raise DiagnosticError(Diagnostic(code="verify-forward", message=message, where="forward", notes=(f"behind {last}",))) from None
+
+    def _resolve(self, op: str) -> Callable[..., Any]:
+        kernel = find_kernel(op, "cpu")
+        schema = schema_of(op)
+        names = [parameter.name for parameter in schema.parameters] if schema is not None else []
+
+        def recorded(*arguments: Any, **keywords: Any) -> Any:
+            before = {name: _kept(value, self._own) for name, value in {**dict(zip(names, arguments)), **keywords}.items()}
+            result = kernel(*arguments, **keywords)
+            self._calls.append(KernelCall(op, before, result))
+            return result
+
+        return recorded
+
+
+def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
+    values = [*module.parameters(), *module.buffers(), *vars(module).values()]
+    return [part for value in values for part in (value if isinstance(value, list) else [value]) if isinstance(part, torch.Tensor)]
+
+
+def _kept(value: Any, own: set[int]) -> Any:
+    """A copy of what a kernel may overwrite; the layer's own tensors stay as they are."""
+    if isinstance(value, (list, tuple)):
+        return [_kept(part, own) for part in value]
+    if isinstance(value, torch.Tensor) and value.data_ptr() not in own:
+        return value.clone()
+    return value
+
+
+def matmuls(calls: list[KernelCall]) -> list[Matmul]:
+    """The calls of which a contract says over which letter they sum, in order."""
+    found = []
+    for call in calls:
+        rows = CONTRACTS[call.op].rows if call.op in CONTRACTS else ()
+        row = next((row for row in rows if row.sums and _fits(row, call)), None)
+        if row is None:
+            continue
+        activation = next(name for name in row.arguments if name in _ACTIVATIONS)
+        scale = next((name for name, operand in row.scales.items() if operand == activation and call.arguments.get(name) is not None), None)
+        found.append(Matmul(call, row, next(iter(row.arguments)), activation, scale))
+    return found
+
+
+def _fits(row: Row, call: KernelCall) -> bool:
+    return all(call.arguments.get(name) is not None for name in (*row.required, *row.scales))
+
+
+def layer_names(plan: Plan, matmul: Matmul, module: torch.nn.Module) -> dict[str, str]:
+    """Which tensor of the layer every argument of a call is made of, by argument."""
+    assert plan.forward != "external"
+    weight = matmul.call.arguments[matmul.weight]
+    pointer = (weight[0] if isinstance(weight, (list, tuple)) else weight).data_ptr()
+    calls = [expr for call in plan.forward for expr in walk(call.expr) if expr[0] == "call" and expr[1] == matmul.call.op]
+    for expr in calls:
+        names = {name: _layer_name(argument_of(expr, name)) for name in matmul.row.arguments}
+        found = getattr(module, names[matmul.weight] or "", None)
+        first = found[0] if isinstance(found, list) else found
+        if isinstance(first, torch.Tensor) and first.data_ptr() == pointer:
+            return {argument: name for argument, name in names.items() if name}
+    return {}
+
+
+def _layer_name(expr: Any) -> str:
+    if expr is None:
+        return ""
+    return next((part[1] for part in walk(expr) if part[0] == "layer"), "")

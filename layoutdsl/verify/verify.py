@@ -1,0 +1,232 @@
+"""The driver: a spec's vectors, then every configuration at sizes and on checkpoints that expose mistakes, then the layer split over ranks.
+
+Above everything else of this package; called by the command line.
+
+Invariants: a spec that ``validate`` refuses is not run; of a configuration the first failure is reported; one failure of several configurations is one
+finding; what could not be run is said.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+
+from layoutdsl.api import Plan, Spec, validate
+from layoutdsl.compiler.config import resolve, settings_of
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.verify import checks, movements, routing, sizes, tensor_parallel, vectors
+from layoutdsl.verify.configurations import Configuration, configurations
+from layoutdsl.verify.layers import layer_of, with_bias
+from layoutdsl.verify.report import Progress, Report
+from layoutdsl.verify.run import applied, bias_of, counts_of, dtype_of, rows_of, run
+from layoutdsl.verify.tensors import Checkpoint, checkpoint
+from layoutdsl.verify.tolerance import FULL
+from layoutdsl.verify.trace import Tracer
+
+_LINEAR_ROWS = 5
+_QUIET = 5.0
+"""Seconds between two lines of progress."""
+
+
+def verify(spec: Spec, given: Mapping[str, Any] | None = None, *, quick: bool = False, progress: Progress = lambda text: None) -> Report:
+    """Everything that is numerically wrong with a spec.
+
+    given: values of the config that are fixed. quick: one configuration per case, the vectors, nothing split. progress: takes one line at a time.
+    A spec that does not validate is reported as ``validate`` does.
+    """
+    report, started = Report(), time.perf_counter()
+    report.findings += [finding for finding in validate(spec) if finding.severity == "error"]
+    if not report.findings:
+        threads = torch.get_num_threads()
+        try:
+            _verify(spec, resolve(settings_of(spec.document), given or {}), report, quick, progress)
+        except DiagnosticError as error:
+            report.findings += error.diagnostics
+        finally:
+            torch.set_num_threads(threads)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _verify(spec: Spec, given: Mapping[str, Any], report: Report, quick: bool, progress: Progress) -> None:
+    _vectors(spec, given, report)
+    found = configurations(spec, given)
+    name = f"{spec.scheme}.{spec.layer}"
+    progress(f"{name}: {len(found)} configurations, {report.ran.get('vectors', 0)} vectors")
+    last = time.perf_counter()
+    for i, (configuration, depth) in enumerate(_depths(found, quick)):
+        _guarded(report, lambda: _configuration(configuration, depth, report))  # noqa: B023 - called at once
+        if time.perf_counter() - last > _QUIET:
+            last = time.perf_counter()
+            progress(f"{name}: {i + 1} of {len(found)} configurations, {len(report.findings)} findings")
+    if not quick:
+        _ranks(found, report, progress, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much of a configuration is run. forward: the whole forward besides the weights. purposes: degenerate sizes too. large: the sizes of real models,
+    and x as a model passes it."""
+
+    forward: bool = True
+    purposes: bool = False
+    large: bool = False
+
+
+def _depths(found: list[Configuration], quick: bool) -> Iterator[tuple[Configuration, Depth]]:
+    """Every configuration with its depth: all of it once per combination of cases; what differs only in its casts to FRACTAL_NZ, which change nothing on a CPU,
+    without the forward. quick: the smallest of every combination of cases."""
+    if quick:
+        smallest: dict[Any, tuple[int, Configuration]] = {}
+        for configuration in found:
+            chosen = sizes.distinct(configuration.plan.data)
+            price = prod(chosen.values()) if chosen else 0
+            if configuration.cases not in smallest or price < smallest[configuration.cases][0]:
+                smallest[configuration.cases] = (price, configuration)
+        yield from ((configuration, Depth()) for _, configuration in smallest.values())
+        return
+    seen: set[Any] = set()
+    for configuration in found:
+        own = {name: value for name, value in configuration.given.items() if name != "weight_nz_mode"}
+        keys = [configuration.cases, (configuration.cases, own.get("params_dtype")), tuple(own.items())]
+        yield configuration, Depth(keys[2] not in seen, keys[1] not in seen, keys[0] not in seen)
+        seen.update(keys)
+
+
+def _guarded(report: Report, action: Callable[[], None]) -> None:
+    """What is refused on the way is a finding, not the end."""
+    try:
+        action()
+    except DiagnosticError as error:
+        for reason in error.diagnostics[:1]:
+            message = f"this cannot be run: {reason.message}"
+            report.add(Diagnostic(code="verify-forward", message=message, where=reason.where, span=reason.span, notes=reason.notes, helps=reason.helps))
+
+
+# ---- vectors --------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _vectors(spec: Spec, given: Mapping[str, Any], report: Report) -> None:
+    path = vectors.path_for(spec)
+    if path is None:
+        report.skip("no vectors are shipped with this spec")
+        return
+    for _, finding in vectors.check(spec, vectors.read(path), given):
+        report.count("vectors")
+        if finding is not None:
+            report.add(finding)
+
+
+# ---- configurations -------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _configuration(configuration: Configuration, depth: Depth, report: Report) -> None:
+    report.count("configurations")
+    plan = configuration.plan.data
+    usual = sizes.distinct(plan)
+    if usual is None:
+        report.skip("no sizes were found that meet the requirements")
+        return
+    wanted = [usual, *(other for other in sizes.chosen(plan).values() if depth.purposes and other != usual)]
+    wanted += [chosen for size in sizes.LARGE if depth.large and (chosen := sizes.large(plan, size)) is not None]
+    if not all(_sizes(configuration, chosen, depth, report) for chosen in wanted):
+        return
+    if depth.large and plan.forward != "external":
+        finding = routing.check(configuration, usual)
+        if finding is not None:
+            report.add(finding)
+
+
+def _sizes(configuration: Configuration, chosen: sizes.Sizes, depth: Depth, report: Report) -> bool:
+    """All checks at one set of sizes; False once something failed."""
+    for finding in _findings(configuration, chosen, depth, report):
+        if finding is not None:
+            report.add(finding)
+            return False
+    return True
+
+
+def _findings(configuration: Configuration, chosen: sizes.Sizes, depth: Depth, report: Report) -> Iterator[Diagnostic | None]:
+    """With full scales the weights, with short ones the forward, where no cast hides behind another."""
+    plan = configuration.plan.bind(chosen)
+    title = f"in: {configuration.title}; {', '.join(f'{name} = {size}' for name, size in chosen.items())}"
+    full = checkpoint(configuration, plan.bound, chosen, "full")
+    report.count("layers")
+    yield movements.check(plan.bound, full, plan.run(dict(full.tensors)), title)
+    if plan.bound.forward == "external":
+        report.skip("the forward is the consumer's: what was only moved was decoded, no kernel was run")
+        return
+    tracer = _tracer(plan, report)
+    if tracer is None:
+        return
+    yield from _compared(configuration, plan, tracer, full, FULL, title, report)
+    if depth.forward:
+        short = checkpoint(configuration, plan.bound, chosen, "short")
+        yield from _compared(configuration, plan, tracer, short, checks.short_bits(configuration), title, report)
+
+
+def _tracer(plan: Plan, report: Report) -> Tracer | None:
+    """The forward; None where it calls a kernel that nobody has written for a CPU."""
+    try:
+        return Tracer(plan.bound)
+    except DiagnosticError as error:
+        if error.diagnostics[0].code != "kernel-missing":
+            raise
+        report.skip(f"`{error.diagnostics[0].where}` has no reference kernel: no kernel was run")
+        return None
+
+
+def _compared(configuration: Configuration, plan: Plan, tracer: Tracer, made: Checkpoint, bits: int, title: str, report: Report) -> Iterator[Diagnostic | None]:
+    document = configuration.spec.document
+    layer = layer_of(document, configuration.plan.data, made.values)
+    if layer is None:
+        report.skip(f"what a layer of kind `{document.layer.value}` with this `value` computes is not known here: no kernel was run")
+        return
+    counts, dtype = counts_of(plan.sizes["num_experts"]) if layer.experts else None, dtype_of(configuration)
+    x = rows_of(sum(counts) if counts else _LINEAR_ROWS, layer.products[0].matrix.shape[2], dtype)
+    bias = None if layer.experts else bias_of(plan, layer.products[-1].matrix.shape[1], dtype)
+    for own in (None, bias) if bias is not None else (None,):
+        known = layer if own is None else with_bias(layer, own.double().numpy())
+        ran = run(plan, tracer, applied(plan, made.tensors), x, counts, own)
+        case = checks.Case(configuration, made, known, ran, x, counts, title if own is None else f"{title}; with a bias", bits)
+        if not checks.comparable(case):
+            report.skip("the kernels of the forward have no contract that says what they sum: the result was not compared")
+            return
+        report.count("weights" if bits == FULL else "forwards")
+        yield checks.weights(case) if bits == FULL else checks.forward(case)
+
+
+# ---- ranks ----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _ranks(found: list[Configuration], report: Report, progress: Progress, name: str) -> None:
+    """Per combination of cases the configuration with the smallest layers; over all numbers of ranks once per set of parameters, over one of them after
+    that."""
+    cheapest: dict[Any, tuple[int, Configuration, tensor_parallel.Split]] = {}
+    for configuration in found:
+        if configuration.plan.data.forward == "external" or any("no reference kernel" in why for why in report.not_run):
+            continue
+        for own, split in tensor_parallel.splits(configuration):
+            price = tensor_parallel.cost(own, split)
+            key = (own.cases, split)
+            if price is not None and (key not in cheapest or price < cheapest[key][0]):
+                cheapest[key] = (price, own, split)
+    progress(f"{name}: {len(cheapest)} configurations split over {', '.join(map(str, tensor_parallel.RANKS))} ranks")
+    seen: set[Any] = set()
+    for _, configuration, split in cheapest.values():
+        stored = (configuration.plan.data.inputs, split)
+        _guarded(report, lambda: _split(configuration, split, stored not in seen, report))  # noqa: B023 - called at once
+        seen.add(stored)
+
+
+def _split(configuration: Configuration, split: tensor_parallel.Split, thorough: bool, report: Report) -> None:
+    for _, finding in tensor_parallel.check(configuration, split, tensor_parallel.ALL if thorough else tensor_parallel.SOME):
+        report.count("splits")
+        if finding is not None:
+            report.add(finding)
+            return

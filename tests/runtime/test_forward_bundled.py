@@ -1,0 +1,84 @@
+"""Every forward that a bundled spec can lead to, on the reference kernels: plan, apply, forward, and the same bits from one graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import Module, Parameter
+
+import layoutdsl
+from layoutdsl.bundled import bundled
+from layoutdsl.compiler.driver import worlds
+from layoutdsl.plan.codec import decode
+from layoutdsl.runtime.dtypes import TORCH
+
+SIZES = {
+    "linear": {"input_size": 512, "output_size": 128},
+    "ds_linear": {"input_size": 512, "output_size": 128},
+    "moe": {"num_experts": 3, "hidden_size": 512, "intermediate_size_per_partition": 256},
+}
+TOKENS = 6
+
+
+def configs(name: str) -> Iterator[dict[str, Any]]:
+    """The reachable worlds of a spec, each as far as it decides config."""
+    for world in worlds(layoutdsl.load_spec(name).document):
+        config = world.state.world.config
+        yield {name: value for name, value in config.items() if type(value) in (str, int, bool, type(None)) and value != "(any other)"}
+
+
+def plans(name: str) -> Iterator[layoutdsl.Plan]:
+    """One plan, as a reader of its JSON gets it, for each different text of a spec's forward."""
+    seen = set()
+    for config in configs(name):
+        plan = layoutdsl.Plan(decode(layoutdsl.compile_spec(name, config=config).to_json()))
+        if plan.data.forward == "external":
+            continue
+        plan = plan.bind(SIZES[plan.layer])
+        if plan.forward_source not in seen:
+            seen.add(plan.forward_source)
+            yield plan
+
+
+def applied(plan: layoutdsl.Plan) -> Module:
+    """A layer with random parameters, after the plan ran."""
+    module, generator = Module(), torch.Generator().manual_seed(0)
+    for name, parameter in plan.parameters.items():
+        dtype = TORCH[parameter.dtype]
+        low, high = {torch.uint8: (120, 130), torch.int32: (-(2**31), 2**31), torch.int8: (-8, 8)}.get(dtype, (1, 9))
+        drawn = torch.randint(low, high, parameter.shape, generator=generator)
+        module.register_parameter(name, Parameter((drawn / 64 if dtype.is_floating_point else drawn).to(dtype), requires_grad=False))
+    plan.apply(module)
+    return module
+
+
+def inputs(plan: layoutdsl.Plan, generator: torch.Generator) -> Iterator[dict[str, Any]]:
+    """The ways to call it, but for an x that is quantized already."""
+    dtype = TORCH[plan.config.get("params_dtype", "bfloat16")]
+    optional = {"bias": torch.randn(128, generator=generator).to(dtype)} if "bias=None" in plan.forward_source else {}
+    if plan.layer == "moe":
+        ids = torch.randint(-1, 5, (TOKENS, 2), generator=generator)
+        yield {"topk_ids": ids, "topk_weights": torch.rand(TOKENS, 2, generator=generator)}
+        yield {"group_list": torch.tensor([1, 0, 4])}
+        return
+    yield {}
+    if optional:
+        yield optional
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_one_graph(name: str) -> None:
+    for plan in plans(name):
+        torch._dynamo.reset()
+        module, generator = applied(plan), torch.Generator().manual_seed(1)
+        width, out = (SIZES[plan.layer].get("hidden_size", SIZES[plan.layer].get(size)) for size in ("input_size", "output_size"))
+        x = torch.randn(TOKENS, width, generator=generator).to(TORCH[plan.config.get("params_dtype", "bfloat16")])
+        for given in inputs(plan, generator):
+            eager = plan.forward(module, x, **given)
+            assert eager.shape == (TOKENS, out)
+            assert torch.isfinite(eager[: int(given["group_list"].sum()) if "group_list" in given else TOKENS]).all()
+            compiled = torch.compile(plan.forward, fullgraph=True, backend="aot_eager")(module, x, **given)
+            assert torch.equal(compiled.view(torch.int16), eager.view(torch.int16)), plan.config
