@@ -23,7 +23,7 @@ COMMANDS = {
     "validate": "is a spec right, for all sizes and in every configuration",
     "verify": "do the kernels compute what a spec says its tensors mean: numerically, on a CPU",
     "apply": "run a plan on the tensors of one layer: safetensors to safetensors",
-    "explain": "the pipeline of a spec step by step, or the page of a rule or an op",
+    "explain": "the pipeline of a spec step by step, or the page of a rule, an op or a kernel",
     "describe": "the tensors that a checkpoint must hold",
     "compile": "write the plan of one configuration as JSON",
     "schema": "print the JSON Schema of specs, for editors",

@@ -1,4 +1,4 @@
-"""``layoutdsl explain SPEC``: one configuration as a straight pipeline; ``explain RULE`` and ``explain OP``: their pages."""
+"""``layoutdsl explain SPEC``: one configuration as a straight pipeline; ``explain RULE``, ``OP`` and ``KERNEL``: their pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from layoutdsl.cli.arguments import Parser, Usage, add_config, add_format, add_l
 
 
 def options(parser: Parser) -> None:
-    parser.add_argument("subject", metavar="SPEC|RULE|OP", help="an id (`W4A8_DYNAMIC.linear`), a path, the code of a finding, or an op")
+    parser.add_argument(
+        "subject", metavar="SPEC|RULE|OP|KERNEL", help="an id (`W4A8_DYNAMIC.linear`), a path, the code of a finding, an op, or a kernel with a contract"
+    )
     add_layer(parser)
     add_config(parser)
     add_sizes(parser, "to print numbers")
@@ -25,7 +27,7 @@ def run(arguments: Namespace) -> int:
     texts, sizes = config_texts(arguments), sizes_of(arguments)
     page = None if is_path(arguments.subject) else pages.page(arguments.subject)
     if page is not None and (texts or sizes or arguments.layer):
-        raise Usage(f"`{arguments.subject}` is a rule or an op: it has no layer, no config and no sizes")
+        raise Usage(f"`{arguments.subject}` is a rule, an op or a kernel: it has no layer, no config and no sizes")
     lines = page if page is not None else _spec(arguments, texts, sizes)
     output.write("\n".join(map(output.escape, lines)) + "\n")
     return 0

@@ -1,7 +1,8 @@
-"""The pages of ``explain``: a rule from the table of rules, an op from its own entry."""
+"""The pages of ``explain``: a rule from the table of rules, an op from its own entry, a kernel from its contract."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 from inspect import getdoc
 
@@ -9,6 +10,8 @@ from layoutdsl.bundled import bundled
 from layoutdsl.cli.output import columns, wrapped
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.diagnostics.rules import RULES, Rule
+from layoutdsl.kernels import CONTRACTS, Contract, Row
+from layoutdsl.kernels.schemas import SchemaParameter
 from layoutdsl.ops import OPS, Op
 
 KINDS = {
@@ -32,10 +35,13 @@ ALIASES = {"must": "shares the memory of its operand", "may": "shares the memory
 
 
 def page(word: str) -> list[str] | None:
-    """The page of a rule or an op; None for any other word."""
+    """The page of a rule, an op or a kernel; None for any other word."""
     if word in RULES:
         return _rule(RULES[word])
-    return _op(OPS[word]) if word in OPS else None
+    if word in OPS:
+        return _op(OPS[word])
+    contracts = [contract for op, contract in CONTRACTS.items() if word in (op, op.replace("::", "."), op.partition("::")[2])]
+    return [line for contract in contracts for line in _kernel(contract)] or None
 
 
 def need_spec(word: str) -> None:
@@ -43,9 +49,13 @@ def need_spec(word: str) -> None:
     specs = {name.lower() for stem in bundled() for name in (stem, stem.rpartition(".")[0])}
     if word.lower() in specs:
         return
-    close = get_close_matches(word, [*RULES, *OPS], 1) or [name.upper() for name in get_close_matches(word.lower(), sorted(specs), 1)]
+    close = get_close_matches(word, [*RULES, *OPS, *(op.partition("::")[2] for op in CONTRACTS)], 1) or [
+        name.upper() for name in get_close_matches(word.lower(), sorted(specs), 1)
+    ]
     helps = (f"one like it is `{close[0]}`",) if close else (f"specs: {', '.join(bundled())}", f"ops: {', '.join(OPS)}")
-    raise DiagnosticError(Diagnostic(code="subject-unknown", message=f"`{word}` is neither a spec, nor a rule, nor an op", where=word, helps=helps))
+    raise DiagnosticError(
+        Diagnostic(code="subject-unknown", message=f"`{word}` is neither a spec, nor a rule, nor an op, nor a kernel with a contract", where=word, helps=helps)
+    )
 
 
 def _rule(rule: Rule) -> list[str]:
@@ -71,3 +81,36 @@ def _op(op: Op) -> list[str]:
     if op.rejected:
         lines += ["", "refused", *columns([(r.before, "|", r.stage, "by", r.code) for r in op.rejected])]
     return lines
+
+
+def _kernel(contract: Contract) -> list[str]:
+    """The rows of a contract, each with its source: what the kernel takes, what it gives, and who says so."""
+    parameters = ", ".join(_parameter(parameter) for parameter in contract.schema.parameters)
+    returns = ", ".join(contract.schema.returns)
+    lines = wrapped(f"{contract.op}({parameters}) -> {returns}", "")
+    for row in contract.rows:
+        lines += ["", f"{row.name}: {', '.join((*row.devices, *row.consumers))}", *columns(_row(row)), *wrapped(f"source: {row.source}", "  ")]
+    return lines
+
+
+def _parameter(parameter: SchemaParameter) -> str:
+    return parameter.name if parameter.default is None else f"{parameter.name}={parameter.default}"
+
+
+def _row(row: Row) -> Iterator[tuple[str, ...]]:
+    for name, text in row.arguments.items():
+        notes = [word for word, names in (("required", row.required), ("overwritten", row.mutates), ("one over the scale", row.reciprocal)) if name in names]
+        notes += [f"the scale of {row.scales[name]}"] if name in row.scales else []
+        yield name, text, ", ".join(notes)
+    for name, values in row.constants.items():
+        yield name, " or ".join("left out" if value is None else str(value) for value in values) or "anything", ""
+    for letter, parts in row.segments.items():
+        yield letter, f"is {' then '.join(parts)}", ""
+    for letter, dtypes in row.dtypes.items():
+        yield letter, f"is {' or '.join(dtypes)}", ""
+    for letter, source in (*((letter, f"is {argument}") for letter, argument in row.integers.items() if argument), *row.derived.items()):
+        yield letter, source, ""
+    for result in row.results:
+        yield "gives", result or "nothing that means anything", ""
+    for limit in row.limits:
+        yield "wants", limit.test, limit.slug

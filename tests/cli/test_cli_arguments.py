@@ -67,7 +67,7 @@ def test_options_are_not_abbreviated(cli: Cli) -> None:
         ("explain W4A8_DYNAMIC.linear --sizes input_size=many", "`many` is not a whole number"),
         ("explain W4A8_DYNAMIC.linear --sizes input_size=-1", "`-1` is not a whole number"),
         ("explain W4A8_DYNAMIC.linear --set tp_size=2 -tp 4", "`-tp 4` and `--set tp_size=2` contradict each other"),
-        ("explain pack --set version=0", "`pack` is a rule or an op"),
+        ("explain pack --set version=0", "`pack` is a rule, an op or a kernel"),
     ],
 )
 def test_usage(cli: Cli, argv: str, reason: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from layoutdsl.cli.forward_text import expr_text
 from layoutdsl.cli.output import WIDTH
 from layoutdsl.diagnostics.rules import RULES
+from layoutdsl.kernels import CONTRACTS
 from layoutdsl.ops import OPS
 from layoutdsl.plan.model import Digit, TensorType
 from tests.cli.conftest import Cli
@@ -62,10 +63,20 @@ def test_sums_of_partial_sums(cli: Cli) -> None:
     assert "float sum in the order e, k//(K//4), n: it decides the bits" in ran.out
 
 
-def test_deletes_and_unknown_kernels(cli: Cli) -> None:
+def test_deletes(cli: Cli) -> None:
     ran = cli("explain", "W4A8_DYNAMIC.moe")
     assert "delete w13_weight_scale_second, w2_weight_scale_second, w13_weight_offset_second, w2_weight_offset_second" in ran.out
-    assert words(section(ran.out, "kernels without a contract")) == ["npu::npu_dynamic_quant", "npu::npu_swiglu"]
+    assert "kernels without a contract" not in ran.out
+
+
+@pytest.mark.parametrize("op", CONTRACTS)
+def test_a_kernel_shows_its_rows_and_who_says_so(cli: Cli, op: str) -> None:
+    ran = cli("explain", op.partition("::")[2])
+    assert ran.code == 0, ran
+    for row in CONTRACTS[op].rows:
+        assert f"{row.name}: {', '.join(row.devices)}" in ran.out
+        assert all(text in ran.out for text in (*row.arguments.values(), *row.results))
+        assert " ".join(row.source.split()) in " ".join(ran.out.split())
 
 
 def test_what_decides_nothing_is_said_so(cli: Cli) -> None:
