@@ -25,7 +25,7 @@ def split_axes(state: Elaboration) -> frozenset[str]:
 
 
 def is_part(state: Elaboration, value: Value, axis: str) -> bool:
-    """Is a value a sum over an axis, or made of one?"""
+    """Is a value a sum over an axis, or made of one? A zero is a part of every sum."""
     makers = {instruction.result.number: instruction for instruction in state.code}
     pending = [value]
     while pending:
@@ -33,7 +33,7 @@ def is_part(state: Elaboration, value: Value, axis: str) -> bool:
         if instruction is None:
             continue
         if isinstance(instruction, Compute):
-            if _sums_over(instruction.expr, axis):
+            if _sums_over(instruction.expr, axis) or (instruction.expr[0] == "const" and instruction.expr[2] == 0):
                 return True
             pending += _reads(instruction.expr)
         else:

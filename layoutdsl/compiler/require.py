@@ -29,13 +29,15 @@ class Learned:
 
 def facts_of(world: World, known: dict[Any, Facts]) -> Facts | None:
     """The facts of a world whose cases are decided; None if a requirement is false there. ``known`` shares equal facts between worlds."""
-    learned = Learned(lower=dict(world.bounds.lower))
+    promised = _postconditions(world)
+    learned = Learned(divides=promised, lower=dict(world.bounds.lower))
+    # What is said of `K // near_square(K)` is said of the exact quotient.
+    bounds = Facts(tuple(promised), lower=world.bounds.lower) if promised else world.bounds
     for member in members_of(world.document):
-        context = Context(world, member, world.bounds)
+        context = Context(world, member, bounds)
         for rule in world.document.require:
             if context.holds(rule.condition) and not learn(rule, rule.expr, context, learned):
                 return None
-    learned.divides += _postconditions(world)
     key = (tuple(learned.divides), tuple(sorted(learned.equal.items(), key=str)), tuple(sorted(learned.lower.items())))
     if key not in known:
         known[key] = Facts(tuple(learned.divides), learned.equal, learned.lower)

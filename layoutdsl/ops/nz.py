@@ -24,6 +24,7 @@ class Nz(Op):
         Example("int8[n, k]", "nz", "int8[n, k] over nz[n, k]"),
         Example("int8[n, k] in int8[k, n]", "nz", "int8[n, k] in int8[k, n] over nz[k, n]"),
         Example("e2m1[n, k] in float32[n, k]", "nz(bfloat16)", "e2m1[n, k] in float32[n, k] over nz(64)[n, k]"),
+        Example("e2m1[n, k] in uint8[n, k//2 | k%2]", "nz(e4m3)", "e2m1[n, k] in uint8[n, k//2 | k%2] over nz(16)[n, k//2]"),
     )
     rejected = (
         Rejected("int8[n, k] in int8[k, n] over [n, k]", "nz", "nz-not-contiguous"),
@@ -46,11 +47,12 @@ class Nz(Op):
                 "`nz` reads memory in the order of the dims, and this value is a view with another order",
                 helps=["write `contiguous` before `nz`"],
             )
-        return replace(kind, format=_width(storage.bits // 8, activation), view=False)
+        return replace(kind, format=_width(kind, activation), view=False)
 
 
-def _width(itemsize: int, activation: str | None) -> int:
-    """Bytes of one block row: C0 elements times the item size."""
+def _width(kind: TensorType, activation: str | None) -> int:
+    """Bytes of one block row: C0 elements times the item size; of two e2m1 in a byte, C0 are half as many bytes."""
     if activation is None:
-        return 64 if itemsize == 4 else 32
-    return (16 if ELEMENTS[activation].bits == 16 else 32) * itemsize
+        return 64 if kind.itemsize == 4 else 32
+    lanes = kind.itemsize * 8 // kind.element_bits if kind.lanes and kind.element.name == "e2m1" else 1
+    return (16 if ELEMENTS[activation].bits == 16 else 32) * kind.itemsize // lanes

@@ -21,6 +21,7 @@ _FIXED: dict[str, GroupListKind] = {
     "npu_grouped_matmul_swiglu_quant": "cumsum",
     "grouped_matmul_swiglu_quant_weight_nz": "cumsum",
     "grouped_matmul_swiglu_quant_weight_nz_tensor_list": "cumsum",
+    "npu_quant_grouped_matmul_dequant": "cumsum",
     "npu_dynamic_quant": "cumsum",
     "npu_dynamic_quant_asymmetric": "cumsum",
     "npu_dequant_swiglu_quant": "counts",

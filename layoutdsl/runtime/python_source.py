@@ -240,8 +240,13 @@ class _Writer:
             case ("list", *items):
                 return f"[{', '.join(map(self._argument, items))}]"
             case ("if", condition, then, otherwise):
-                return f"({self._argument(then)} if {self._value(condition)} else {self._argument(otherwise)})"
+                return f"({self._alternative(then)} if {self._value(condition)} else {self._alternative(otherwise)})"
         return self._value(expr)
+
+    def _alternative(self, expr: Any) -> str:
+        """A branch of an argument: in brackets where it is a choice itself; a choice of arguments has brackets already."""
+        text = self._argument(expr)
+        return f"({text})" if " if " in text and expr[0] in ("cast", "view") else text
 
     def _layer(self, name: str) -> str:
         if name not in self.outputs:

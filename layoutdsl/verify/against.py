@@ -42,7 +42,8 @@ def against(spec: Spec, name: str, given: Mapping[str, Any], progress: Progress 
     if report.findings:
         return report
     made = imported(name)
-    found = configurations(spec, resolve(settings_of(spec.document), given))
+    # A class may tell apart what the spec does not.
+    found = configurations(spec, resolve(settings_of(spec.document), given), all=True)
     progress(f"{spec.scheme}.{spec.layer} against {name}: {len(found)} configurations")
     for configuration in found:
         chosen = sizes.distinct(configuration.plan.data)

@@ -20,6 +20,7 @@ from layoutdsl.syntax.document import NoValue
 from layoutdsl.syntax.tree import Index
 from layoutdsl.syntax.walk import nodes
 from layoutdsl.verify import tolerance
+from layoutdsl.verify.activation import Rows
 from layoutdsl.verify.configurations import Configuration
 from layoutdsl.verify.decode import Array
 from layoutdsl.verify.findings import numeric
@@ -98,8 +99,8 @@ def short_bits(configuration: Configuration) -> int:
 
 
 def comparable(case: Case) -> bool:
-    """Is there one matmul for every product?"""
-    return len(case.matmuls) == len(case.layer.products)
+    """Is there one matmul for every product, and is it known what its rows stand for?"""
+    return len(case.matmuls) == len(case.layer.products) and all(matmul.understood for matmul in case.matmuls)
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------------------------------------------
@@ -189,27 +190,26 @@ def forward(case: Case) -> Diagnostic | None:
 
 def activations(case: Case, layer: Layer, ranks: Sequence[Ran]) -> Diagnostic | None:
     """What goes into the products: x itself, and of experts silu(gate) * up, both perhaps quantized. ranks: the runs whose parts lie side by side."""
-    firsts, lasts = [matmuls(ran.calls)[0] for ran in ranks], [matmuls(ran.calls)[-1] for ran in ranks]
-    if not layer.experts:
-        found = (
-            np.concatenate([matmul.rows for matmul in firsts], axis=1) if len(ranks) > 1 and firsts[0].rows.shape[1] != case.rows.shape[1] else firsts[0].rows
-        )
-        return _activation(case, firsts[0], found, case.rows, np.zeros_like(case.rows), "x is not what goes into the kernel")
-    gate_up = layer.products[0]
-    assert case.counts is not None
-    for matmul in firsts:
-        different = _activation(case, matmul, matmul.rows, case.rows, np.zeros_like(case.rows), "x is not what goes into the first product")
-        if different is not None:
+    firsts = [matmuls(ran.calls)[0].rows for ran in ranks]
+    beside = not layer.experts and firsts[0].values.shape[1] != case.rows.shape[1]
+    for found in [_side_by_side(firsts)] if beside else firsts:
+        different = _activation(case, found, case.rows, 0.0, "x", "x is not what goes into the kernel")
+        if different is not None or not layer.experts:
             return different
-    products = gate_up(firsts[0].rows, case.counts)
+    gate_up, first = layer.products[0], case.matmuls[0]
+    assert case.counts is not None
+    products = gate_up(firsts[0].values, case.counts)
     wanted, gate, up = layer.activated(products)
-    off = _product_error(case, firsts[0], gate_up, products, firsts[0].rows)
-    first, second = np.split(off, 2, axis=1)
+    gate_error, up_error = layer.halves(_product_error(case, first, gate_up, products, firsts[0].values))
     # |silu'| <= 1.1; then the result of swiglu is rounded too, where it is a tensor of its own.
-    error = 1.1 * np.abs(up) * first + np.abs(gate) * second + unit(case) * np.abs(wanted)
-    found = np.concatenate([matmul.rows for matmul in lasts], axis=1)
-    quantum = np.concatenate([np.broadcast_to(m.quantum if m.quantum is not None else 0.0, m.rows.shape) for m in lasts], axis=1)
-    return _activation(case, lasts[0], found, wanted, error, "silu(gate) * up is not what goes into the second product", quantum)
+    error = 1.1 * np.abs(up) * gate_error + np.abs(gate) * up_error + unit(case) * np.abs(wanted)
+    guilty = case.names(first).get(first.weight, gate_up.name)
+    message = "silu(gate) * up is not what goes into the second product"
+    return _activation(case, _side_by_side([matmuls(ran.calls)[-1].rows for ran in ranks]), wanted, error, guilty, message)
+
+
+def _side_by_side(parts: Sequence[Rows]) -> Rows:
+    return Rows(np.concatenate([part.values for part in parts], axis=1), np.concatenate([part.step for part in parts], axis=1), parts[0].element)
 
 
 def _product_error(case: Case, matmul: Matmul, product: Product, exact: Array, rows: Array) -> Array:
@@ -224,23 +224,29 @@ def unit(case: Case) -> float:
     return 2.0 ** -(ELEMENTS[str(case.ran.result.dtype).removeprefix("torch.")].mantissa + 1)
 
 
-def _activation(case: Case, matmul: Matmul, found: Array, wanted: Array, error: Array, message: str, quantum: Array | None = None) -> Diagnostic | None:
-    step = quantum if quantum is not None else matmul.quantum if matmul.quantum is not None else 0.0
-    allowed = error * 1.001 + 0.5 * step * 1.001
-    why = "half a step of the quantization of the activation" if matmul.scale is not None else "nothing is rounded on the way"
-    names = case.names(matmuls(case.ran.calls)[0])
-    guilty = next(iter(names.values()), "x") if case.layer.experts and "silu" in message else "x"
-    return numeric("verify-forward", guilty, f"`{guilty}`: {message}", found, wanted, allowed, why, (case.title,), ("row", "input"))
+def _activation(case: Case, found: Rows, wanted: Array, error: Array | float, guilty: str, message: str) -> Diagnostic | None:
+    if found.values.shape != wanted.shape:
+        notes = (f"found {list(found.values.shape)}, expected {list(wanted.shape)}", case.title)
+        return Diagnostic(code="verify-forward", message=f"`{guilty}`: {message}: another shape", where=guilty, notes=notes)
+    allowed = (error + found.error(wanted)) * 1.001
+    why = (
+        f"half a step of {found.element}"
+        if found.element != "float32"
+        else "the kernels' results are rounded"
+        if np.any(error)
+        else "nothing is rounded on the way"
+    )
+    return numeric("verify-forward", guilty, f"`{guilty}`: {message}", found.values, wanted, allowed, why, (case.title,), ("row", "input"))
 
 
 def result(case: Case) -> Diagnostic | None:
     """The result against the last product of the activations that went into it."""
     matmul = case.matmuls[-1]
     product = case.layer.products[-1]
-    wanted = product(matmul.rows, case.counts)
+    wanted = product(matmul.rows.values, case.counts)
     roundings = case.roundings(matmul)
     relative = tolerance.total(roundings) + SUMS * (8 if matmul.row.addends else 1)
-    allowed = unit(case) * np.abs(wanted) + relative * product.absolute(matmul.rows, case.counts)
+    allowed = unit(case) * np.abs(wanted) + relative * product.absolute(matmul.rows.values, case.counts)
     guilty = case.names(matmul).get(matmul.weight, product.name)
     why = f"{tolerance.reason(roundings)}; the result in {str(case.ran.result.dtype).removeprefix('torch.')}"
     message = f"`{guilty}`: the forward does not give rows times `{product.name}`"

@@ -59,14 +59,14 @@ def configured(spec: Spec, given: Mapping[str, Any]) -> Configuration:
     return Configuration(spec, dict(given), cases, Plan(plan_of(compiled)), compiled)
 
 
-def configurations(spec: Spec, given: Mapping[str, Any]) -> list[Configuration]:
-    """All configurations that differ, in the order of the worlds. Raises: DiagnosticError."""
+def configurations(spec: Spec, given: Mapping[str, Any], *, all: bool = False) -> list[Configuration]:
+    """The configurations whose plans differ, in the order of the worlds; or all of them. Raises: DiagnosticError."""
     settings = settings_of(spec.document)
     found: dict[Any, Configuration] = {}
     for compiled in worlds(spec.document, given):
         for values in _concrete(compiled, settings, given):
             made = configured(spec, values)
-            found.setdefault(_content(made), made)
+            found.setdefault(len(found) if all else _content(made), made)
     return list(found.values())
 
 
@@ -89,6 +89,9 @@ def _concrete(compiled: Compiled, settings: Mapping[str, Setting], given: Mappin
     decided = {name: _plain(settings[name], world, value) for name, value in world.config.items() if value is not SYMBOLIC} | dict(given)
     opened = [name for name in (*world.config, *sorted(world.used)) if name not in decided and settings[name].type == "int"]
     opened = [name for name in dict.fromkeys(opened) if name not in RANKS]
+    # A name without a default must be given, even where nothing depends on it.
+    needed = [setting for name, setting in settings.items() if setting.default is None and not setting.optional and name not in (*decided, *opened)]
+    decided |= {setting.name: setting.values[0] if setting.values else 1 if setting.type == "int" else OTHER for setting in needed}
     if not opened:
         yield decided
         return

@@ -58,7 +58,7 @@ def decode(tensor: torch.Tensor | Sequence[torch.Tensor], kind: TensorType, exte
 
 def values_of(tensor: torch.Tensor, kind: TensorType) -> Array:
     """The elements by dims as seen and then lanes, both digit by digit."""
-    words = _words(tensor)
+    words = words_of(tensor)
     slot, count = kind.slot_bits, prod(_ext(lane) for lane in kind.lanes)
     places = np.arange(count, dtype=np.uint64) * np.uint64(slot)
     codes = words[:, None] >> places
@@ -67,7 +67,7 @@ def values_of(tensor: torch.Tensor, kind: TensorType) -> Array:
     return _numbers(codes, kind).reshape([_ext(digit) for digit in digits_of(kind)])
 
 
-def _words(tensor: torch.Tensor) -> Array:
+def words_of(tensor: torch.Tensor) -> Array:
     """The storage elements as unsigned integers, in the order of the dims as seen."""
     plain = tensor.detach().cpu().contiguous().reshape(-1)
     raw = plain.view(torch.uint8).numpy() if plain.numel() else np.empty(0, np.uint8)
@@ -80,16 +80,16 @@ def _numbers(codes: Array, kind: TensorType) -> Array:
     element = ELEMENTS[kind.element]
     match carriage_of(kind.element, kind.storage, bool(kind.lanes)):
         case "native":
-            return _number(codes, STORAGES[kind.storage])
+            return number_of(codes, STORAGES[kind.storage])
         case "value":
-            return _number(codes, STORAGES[kind.storage]) - kind.excess
+            return number_of(codes, STORAGES[kind.storage]) - kind.excess
         case "bits" if kind.element == "opaque":
             return codes.astype(np.int64)
         case "bits":
             codes = _without_extension(codes, kind, element.bits)
     if kind.excess:
         codes = (codes - np.uint64(kind.excess)) & np.uint64((1 << element.bits) - 1)
-    return _number(codes, element)
+    return number_of(codes, element)
 
 
 def _without_extension(codes: Array, kind: TensorType, bits: int) -> Array:
@@ -102,7 +102,8 @@ def _without_extension(codes: Array, kind: TensorType, bits: int) -> Array:
     return low
 
 
-def _number(codes: Array, dtype: Dtype) -> Array:
+def number_of(codes: Array, dtype: Dtype) -> Array:
+    """The numbers that codes of a dtype, as unsigned integers, stand for."""
     match dtype.kind:
         case "int":
             sign = np.uint64(1 << (dtype.bits - 1))

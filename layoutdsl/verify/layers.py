@@ -61,10 +61,14 @@ class Layer:
     def experts(self) -> bool:
         return len(self.products) == 2
 
+    def halves(self, gate_up: Array) -> tuple[Array, Array]:
+        """Gate and up of [m, 2 * intermediate]."""
+        first, second = np.split(gate_up, 2, axis=1)
+        return (second, first) if self.parts == ("up", "gate") else (first, second)
+
     def activated(self, gate_up: Array) -> tuple[Array, Array, Array]:
         """silu(gate) * up, and gate and up: float64 [m, intermediate]."""
-        first, second = np.split(gate_up, 2, axis=1)
-        gate, up = (second, first) if self.parts == ("up", "gate") else (first, second)
+        gate, up = self.halves(gate_up)
         with np.errstate(over="ignore"):
             return gate / (1 + np.exp(-gate)) * up, gate, up
 

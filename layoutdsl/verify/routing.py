@@ -12,6 +12,7 @@ import torch
 
 from layoutdsl.diagnostics import Diagnostic
 from layoutdsl.verify import checks, tolerance
+from layoutdsl.verify.activation import Rows
 from layoutdsl.verify.configurations import Configuration
 from layoutdsl.verify.decode import Array
 from layoutdsl.verify.findings import numeric
@@ -68,31 +69,20 @@ def _sorted(ids: Array, experts: int) -> tuple[Array, list[int]]:
 
 def _combined(case: checks.Case, inputs: Mapping[str, torch.Tensor], order: Array) -> Diagnostic | None:
     """The weighted sum of every token's rows."""
-    first, last = case.matmuls[0], case.matmuls[-1]
-    count = len(order)
-    for matmul, name in ((first, "x"), (last, "the activation")):
-        if len(matmul.rows) < count:
-            return Diagnostic(code="verify-forward", message=f"{name} has fewer rows than were routed", where="topk_ids", notes=(case.title,))
-    product = case.layer.products[-1]
-    rows = product(last.rows[:count], case.counts)
+    last, count, product = case.matmuls[-1], len(order), case.layer.products[-1]
+    first, second = case.matmuls[0].rows, last.rows
+    if min(len(first.values), len(second.values)) < count:
+        return Diagnostic(code="verify-forward", message="the kernels get fewer rows than were routed", where="topk_ids", notes=(case.title,))
+    rows, terms = product(second.values[:count], case.counts), product.absolute(second.values[:count], case.counts)
     weights = inputs["topk_weights"].double().numpy().reshape(-1)[order]
     wanted, absolute = np.zeros(case.ran.result.shape), np.zeros(case.ran.result.shape)
     choices = inputs["topk_ids"].shape[-1]
-    terms = product.absolute(last.rows[:count], case.counts)
+    relative = checks.SUMS * 8 + tolerance.total(case.roundings(last))
     for place, weight, row, term in zip(order, weights, rows, terms):
         wanted[place // choices] += weight * row
-        absolute[place // choices] += weight * (checks.unit(case) * np.abs(row) + checks.SUMS * 8 * term + tolerance.total(case.roundings(last)) * term)
-    quantum = first.quantum[:count] if first.quantum is not None else np.zeros((count, 1))
-    found = numeric(
-        "verify-forward",
-        "x",
-        "`x`: tokens are not the rows of their experts",
-        first.rows[:count],
-        case.rows,
-        quantum * 0.51,
-        "half a step of the quantization",
-        (case.title,),
-    )
+        absolute[place // choices] += weight * (checks.unit(case) * np.abs(row) + relative * term)
+    moved, why = Rows(first.values[:count], first.step[:count], first.element).error(case.rows) * 1.001, "half a step of the quantization"
+    found = numeric("verify-forward", "x", "`x`: tokens are not the rows of their experts", first.values[:count], case.rows, moved, why, (case.title,))
     if found is not None:
         return found
     allowed = absolute * 1.01 + checks.unit(case) * np.abs(wanted)

@@ -27,7 +27,7 @@ from layoutdsl.verify import checks, layers, sizes, tensors, tolerance
 from layoutdsl.verify.configurations import Configuration, same_plan
 from layoutdsl.verify.decode import Array, digits_of
 from layoutdsl.verify.findings import numeric
-from layoutdsl.verify.layers import INTERMEDIATE
+from layoutdsl.verify.layers import INTERMEDIATE, Product
 from layoutdsl.verify.run import Ran, applied, counts_of, dtype_of, rows_of, run
 from layoutdsl.verify.tensors import Checkpoint
 from layoutdsl.verify.trace import Tracer, matmuls
@@ -115,6 +115,19 @@ class Cut:
         """A rank's part of every parameter. Raises: Lost, NotDivisible."""
         stored = {node.name: node for node in full.bound.inputs}
         return {node.name: self._part(stored[node.name], node, given[node.name]) for node in rank.bound.inputs if node.name in given}
+
+    def product(self, product: Product) -> Product:
+        """A rank's part of a product of the layer."""
+        matrix = product.matrix
+        for dim, letter in zip((1, 2), product.letters):
+            if letter in self.axes:
+                matrix = matrix.take(self._indices(letter, matrix.shape[dim]), axis=dim)
+        return replace(product, matrix=matrix)
+
+    def _indices(self, axis: str, length: int) -> Array:
+        whole = self.whole.get(axis, [length])
+        own = [size // self.ranks for size in whole]
+        return np.concatenate([sum(whole[:i]) + self.which * size + np.arange(size) for i, size in enumerate(own)])
 
     def _part(self, full: Input, rank: Input, tensor: torch.Tensor) -> torch.Tensor:
         ours, theirs = (digits_of(node.type)[: sum(map(len, node.type.dims))] for node in (full, rank))
@@ -228,22 +241,43 @@ def _check(plans: Ranks, split: Split, full_sizes: Mapping[str, int], counts: tu
                 continue
             raise
         case = checks.Case(one, made, layer, runs[0], x, _counts(full_sizes), f"{ranks} ranks; {title}", checks.short_bits(one))
-        yield ranks, _together(case, runs, split)
+        different = _together(case, runs, split)
+        if different is not None:
+            cuts = [_cut(plans, full, split, full_sizes, ranks, which) for which in range(ranks)]
+            closer = _guilty(case, runs, cuts)
+            different = different if closer is None else replace(closer, code="verify-tp")
+        yield ranks, different
 
 
 def _counts(full_sizes: Mapping[str, int]) -> list[int] | None:
     return counts_of(full_sizes["num_experts"]) if "num_experts" in full_sizes else None
 
 
+def _guilty(case: checks.Case, runs: list[Ran], cuts: list[Cut]) -> Diagnostic | None:
+    """The tensor of a rank that is wrong, where that can be seen at a kernel: its weights against its part of the layer's."""
+    for ran, cut in zip(runs, cuts):
+        layer = replace(case.layer, products=tuple(cut.product(product) for product in case.layer.products))
+        found = checks.weights(replace(case, layer=layer, ran=ran))
+        if found is not None:
+            return found
+    return None
+
+
 def _rank(plans: Ranks, full: Plan, made: Checkpoint, split: Split, full_sizes: Mapping[str, int], x: torch.Tensor, ranks: int, which: int) -> Ran:
-    own_sizes = {**full_sizes, split.size: full_sizes[split.size] // ranks}
-    own, tracer = plans.runnable(ranks, which, own_sizes)
-    axes = frozenset(axis for axis, extent in full.data.axes if split.size in names_in(extent))
-    cut = Cut(axes, parts_of(plans.of(1, 0), full_sizes), parts_of(plans.of(ranks, which), own_sizes), ranks, which)
-    part = cut.tensors(full, own, made.tensors)
+    own, tracer = plans.runnable(ranks, which, _own_sizes(split, full_sizes, ranks))
+    part = _cut(plans, full, split, full_sizes, ranks, which).tensors(full, own, made.tensors)
     if split.size == "input_size":
         x = x.chunk(ranks, dim=1)[which].contiguous()
     return run(own, tracer, applied(own, part), x, _counts(full_sizes))
+
+
+def _own_sizes(split: Split, full_sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
+    return {**full_sizes, split.size: full_sizes[split.size] // ranks}
+
+
+def _cut(plans: Ranks, full: Plan, split: Split, full_sizes: Mapping[str, int], ranks: int, which: int) -> Cut:
+    axes = frozenset(axis for axis, extent in full.data.axes if split.size in names_in(extent))
+    return Cut(axes, parts_of(plans.of(1, 0), full_sizes), parts_of(plans.of(ranks, which), _own_sizes(split, full_sizes, ranks)), ranks, which)
 
 
 def _together(case: checks.Case, runs: list[Ran], split: Split) -> Diagnostic | None:
@@ -253,7 +287,7 @@ def _together(case: checks.Case, runs: list[Ran], split: Split) -> Diagnostic | 
         return replace(different, code="verify-tp")
     lasts = [matmuls(ran.calls)[-1] for ran in runs]
     product = case.layer.products[-1]
-    rows = np.concatenate([matmul.rows for matmul in lasts], axis=1) if split.added else lasts[0].rows
+    rows = np.concatenate([matmul.rows.values for matmul in lasts], axis=1) if split.added else lasts[0].rows.values
     wanted = product(rows, case.counts)
     found = [ran.result.double().numpy() for ran in runs]
     relative = tolerance.total(case.roundings(lasts[0])) + checks.SUMS * (8 if lasts[0].row.addends else 1)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.kernels import CONTRACTS
 from layoutdsl.kernels.base import Row
 from layoutdsl.plan.forward import walk
@@ -21,7 +22,7 @@ from layoutdsl.plan.groups import argument_of, schema_of
 from layoutdsl.plan.model import Plan
 from layoutdsl.runtime.forward import generate
 from layoutdsl.runtime.kernels import find_kernel
-from layoutdsl.verify.decode import Array
+from layoutdsl.verify.activation import Rows, rows_of
 
 _ACTIVATIONS = ("x", "x1", "input")
 
@@ -58,18 +59,15 @@ class Matmul:
         return isinstance(self.call.arguments[self.activation], (list, tuple))
 
     @property
-    def rows(self) -> Array:
-        """The activation that it multiplied, float64 [rows, inputs]: quantized numbers times their scales."""
-        values = _single(self.call.arguments[self.activation]).double()
-        if self.scale is not None:
-            values = values * _single(self.call.arguments[self.scale]).double().unsqueeze(-1)
-        found: Array = values.numpy()
-        return found
+    def rows(self) -> Rows:
+        """The activation that it multiplied."""
+        scale = None if self.scale is None else _single(self.call.arguments[self.scale])
+        return rows_of(_single(self.call.arguments[self.activation]), scale)
 
     @property
-    def quantum(self) -> Array | None:
-        """The step of every row's quantization, float64 [rows, 1]; None where the activation is not quantized."""
-        return None if self.scale is None else _single(self.call.arguments[self.scale]).double().unsqueeze(-1).numpy()
+    def understood(self) -> bool:
+        """Is the activation what the layer is called with, or quantized with a scale that comes with it? (Not with one of the layer.)"""
+        return self.scale is not None or _single(self.call.arguments[self.activation]).dtype in (torch.float16, torch.bfloat16)
 
 
 def _single(value: Any) -> torch.Tensor:
@@ -141,7 +139,18 @@ def matmuls(calls: list[KernelCall]) -> list[Matmul]:
 
 
 def _fits(row: Row, call: KernelCall) -> bool:
-    return all(call.arguments.get(name) is not None for name in (*row.required, *row.scales))
+    """Has a call what a row cannot do without, and rows of its dtype?"""
+    if any(call.arguments.get(name) is None for name in row.required):
+        return False
+    name = next(name for name in row.arguments if name in _ACTIVATIONS)
+    return str(_single(call.arguments[name]).dtype).removeprefix("torch.") in _storages(row, row.arguments[name])
+
+
+def _storages(row: Row, text: str) -> tuple[str, ...]:
+    """What the type text of an argument may be stored in: ``int32`` of ``int4[m, k] in int32[m, k//8 | k%8]``."""
+    head, _, rest = text.partition(" in ")
+    word = (rest or head).partition("[")[0].split()[-1]
+    return row.dtypes.get(word) or (ELEMENTS[word].native or word if word in ELEMENTS else word,)
 
 
 def layer_names(plan: Plan, matmul: Matmul, module: torch.nn.Module) -> dict[str, str]:

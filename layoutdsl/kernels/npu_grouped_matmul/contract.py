@@ -107,18 +107,18 @@ def _a8w8() -> Iterator[Row]:
             result="int32[m, n]",
         )
         if "nz" not in weight:
-            for kind, scale in _PACKED.items():
-                yield _row(
-                    f"A8W8 to int8, {form}, {kind}",
-                    "int8[m, k]",
-                    weight,
-                    source=_V5 + "; the meta function takes no int8 as output_dtype",
-                    devices=_A2_A3,
-                    more={"scale": scale.format("e, n"), "bias": "int32[e, n]"},
-                    required=("scale",),
-                    constants={"output_dtype": (None,)},
-                    result="int8[m, n]",
-                )
+            # The packed scale has the bit that makes the result signed.
+            yield _row(
+                f"A8W8 to int8, {form}",
+                "int8[m, k]",
+                weight,
+                source=_V5 + "; the meta function takes no int8 as output_dtype",
+                devices=_A2_A3,
+                more={"scale": _PACKED["packed scale"].format("e, n"), "bias": "int32[e, n]"},
+                required=("scale",),
+                constants={"output_dtype": (None,)},
+                result="int8[m, n]",
+            )
     for output, scales in (("bfloat16", ("bfloat16",)), ("float16", ("float32",))):
         yield _row(
             f"A8W8 to {output}, FRACTAL_NZ, one tensor per expert",
@@ -226,17 +226,18 @@ def _a5() -> Iterator[Row]:
         constants={**_OUTPUTS, **_MX_DTYPES, "x_dtype": ("e2m1",), "weight_dtype": ("e2m1",)},
         **a5,
     )
-    yield _row(
-        "mx e4m3 with e2m1, FRACTAL_NZ, transposed view",
-        "e4m3[m, k]",
-        _E2M1_NZ,
-        source=_WEIGHT_NZ + "; vllm-ascend 182b75ea84 for the dtype arguments",
-        more={"antiquant_scale": _EXPONENTS_VIEW, "per_token_scale": _ROW_EXPONENTS},
-        required=("antiquant_scale", "per_token_scale"),
-        constants={"output_dtype": ("bfloat16", "float16"), "per_token_scale_dtype": ("e8m0",), "weight_dtype": ("e2m1",)},
-        limits=(LimitRow(slug="kernel-alignment", test="K % 32 == 0 and N % 32 == 0"),),
-        **a5,
-    )
+    for name, exponents in (("", _ROW_EXPONENTS), (", exponents of their own dtype", _ROW_EXPONENTS.replace("uint8", "float8_e8m0fnu"))):
+        yield _row(
+            f"mx e4m3 with e2m1, FRACTAL_NZ, transposed view{name}",
+            "e4m3[m, k]",
+            _E2M1_NZ,
+            source=_WEIGHT_NZ + "; vllm-ascend 182b75ea84 for the dtype arguments",
+            more={"antiquant_scale": _EXPONENTS_VIEW, "per_token_scale": exponents},
+            required=("antiquant_scale", "per_token_scale"),
+            constants={"output_dtype": ("bfloat16", "float16"), "per_token_scale_dtype": ("e8m0",), "weight_dtype": ("e2m1",)},
+            limits=(LimitRow(slug="kernel-alignment", test="K % 32 == 0 and N % 32 == 0"),),
+            **a5,
+        )
 
 
 CONTRACT = Contract(op="npu::npu_grouped_matmul", rows=(*_a8w4(), *_a8w8(), *_a4w4(), *_a16(), *_a5()))

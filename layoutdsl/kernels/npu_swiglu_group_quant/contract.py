@@ -4,7 +4,7 @@ Sources: vllm-ascend 001c5b567b, csrc/torch_binding.cpp (schema); vllm-ascend 18
 npu_dynamic_mx_quant makes them is read from vllm-ascend's test, which compares with that op. The third result means nothing without ``output_origin``.
 """
 
-from layoutdsl.kernels.base import ANY, Contract, Row
+from layoutdsl.kernels.base import ANY, Contract, LimitRow, Row
 
 CONTRACT = Contract(
     op="_C_ascend::npu_swiglu_group_quant",
@@ -24,7 +24,8 @@ CONTRACT = Contract(
             constants={"dst_type": ("e4m3",), "quant_mode": (2,), "clamp_value": ANY},
             segments={"n": ("gate", "up")},
             derived={"h": "N // 2"},
-            results=("e4m3[m, h]", "e8m0[m, h//32] in uint8[m, h//64, h//32%2] pad h to 64", ""),
+            results=("e4m3[m, h]", "e8m0[m, h//32] in float8_e8m0fnu[m, h//64, h//32%2] pad h to 64", ""),
+            limits=(LimitRow(slug="kernel-alignment", test="N % 128 == 0"),),
             quantizes=True,
         ),
     ),

@@ -37,8 +37,8 @@ def _row(name: str, weight: str, scales: Mapping[str, str], devices: tuple[str, 
 
 
 def _per_channel(name: str, weight: str, *, turned: bool = False, **more: Any) -> Iterator[Row]:
-    """``turned``: with a transposed weight the scale may be its transpose too."""
-    for shape in ("[n]", "[0, n]", "[n, 0]") if turned else ("[n]", "[0, n]"):
+    """``turned``: with a transposed weight a scale of two dims is the transpose of the other one."""
+    for shape in ("[n]", "[n, 0]" if turned else "[0, n]"):
         yield from _rows(f"{name}, scale {shape}", weight, shape, **more)
 
 
@@ -64,8 +64,9 @@ def _a2_a3() -> Iterator[Row]:
 
 
 def _310p() -> Iterator[Row]:
-    for form, weight in (("ND", "int8[k, n]"), ("FRACTAL_NZ, transposed view", "int8[k, n] over nz[n, k]")):
-        for shape in ("[n]", "[n, 0]"):
+    view = "int8[k, n] over nz[n, k]"
+    for form, weight, shapes in (("ND", "int8[k, n]", ("[n]",)), ("FRACTAL_NZ, transposed view", view, ("[n]", "[n, 0]"))):
+        for shape in shapes:
             scales = dict.fromkeys(_SCALES, f"T{shape}")
             yield _row(f"int8 per channel, {form}, scale {shape}", weight, scales, _310P, _DOCUMENT, {"T": ("float16",), "B": ("float16",)})
 
