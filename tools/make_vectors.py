@@ -52,6 +52,7 @@ LINEAR = (
     Vector("unpacked column float16", LinearCase(96, 40, 32, params=torch.float16)),
     Vector("unpacked without nz", LinearCase(48, 16, 16), {"weight_nz_mode": 0}),
     Vector("one group", LinearCase(32, 8, 32)),
+    Vector("packed by default", LinearCase(512, 8, 256, packed=True)),
     Vector("unpacked row in order", LinearCase(448, 40, 64, row=True)),
     Vector("unpacked column float16 in order", LinearCase(192, 24, 64, params=torch.float16)),
 )
@@ -72,6 +73,8 @@ MOE = (
     Vector("0.23 packed channel, lists", MoeCase(*SMALL, 0, RELEASE, packed=True, tp=2, lists=True)),
     Vector("0.23 compressed group", MoeCase(*ODD, 8, RELEASE, ct=True)),
     Vector("0.23 compressed channel, lists", MoeCase(*SMALL, 0, RELEASE, ct=True, lists=True)),
+    Vector("0.16 packed group by default", MoeCase(1, 256, 256, 256, SEED, packed=True)),
+    Vector("main packed by default", MoeCase(*SMALL, 0, HEAD, packed=True, tp=2)),
     Vector("main packed", MoeCase(*SMALL, 0, HEAD, packed=True, tp=2)),
     Vector("main packed, lists", MoeCase(*SMALL, 0, HEAD, packed=True, tp=4, lists=True)),
     Vector("main packed, mega", MoeCase(*SMALL, 0, HEAD, packed=True, tp=2, mega=True)),
@@ -90,7 +93,8 @@ FILES = {"w4a8_dynamic.linear": LINEAR, "w4a8_dynamic.moe": MOE}
 
 def config_of(vector: Vector) -> dict[str, Any]:
     case = vector.case
-    config = {"group_size": case.g, **({"version": "1.0.0"} if case.packed else {}), **vector.config}
+    groups = {} if vector.name.endswith("by default") else {"group_size": case.g}
+    config = {**groups, **({"version": "1.0.0"} if case.packed else {}), **vector.config}
     if isinstance(case, LinearCase):
         return {"layer_type": "row" if case.row else "column", "params_dtype": str(case.params).removeprefix("torch."), **config}
     config |= {"consumer": case.consumer, "tp_size": case.tp}

@@ -306,21 +306,39 @@ class _Matcher:
         return [*found, *((letter, axis) for letter, axis in _pairs(_row_type(written), kind))]
 
     def _vote(self, texts: Mapping[str, str]) -> None:
-        """Where operands do not agree on what a letter stands for, the one that is alone is blamed, not the one that comes last. ``m`` is the rows of ``x``."""
+        """Where operands do not agree on what a letter stands for, the one that most others contradict is blamed, not the one that comes last."""
         extents = self.context.space.extents
-        votes: dict[str, dict[Size, list[tuple[str, str]]]] = {"m": {extents[ROWS]: [("x", ROWS)] * 2}}
+        votes: dict[str, dict[Size, list[tuple[str, str]]]] = {}
         for name, text in texts.items():
             for letter, axis in self._proposals(name, text):
                 votes.setdefault(letter, {}).setdefault(extents[axis], []).append((name, axis))
-        split = {letter: sorted(found.values(), key=len, reverse=True) for letter, found in votes.items() if len(found) > 1}
-        if split:
-            letter = max(split, key=lambda letter: len(split[letter][0]) - len(split[letter][1]))
-            (argument, wanted), (name, axis) = split[letter][0][0], split[letter][1][0]
-            reason = f"`{letter}` is `{letter_of(axis)}` here, but `{letter_of(wanted)}` in `{argument}`"
-            raise Mismatch(name, self._with_dtypes(_row_type(texts[name]).span.text), reason)
+        against = dict.fromkeys(texts, 0)
+        for found in votes.values():
+            for extent, voters in found.items():
+                for name, _ in voters:
+                    against[name] += sum(len(others) for other, others in found.items() if other != extent)
+        blamed = max(reversed(against), key=against.__getitem__, default="")
+        if not against.get(blamed):
+            return
+        letter, axis, wanted, argument = max(self._disagreements(blamed, votes), key=lambda found: len(votes[found[0]][extents[found[2]]]))
+        reason = f"`{letter}` is `{letter_of(axis)}` here, but `{letter_of(wanted)}` in `{argument}`"
+        raise Mismatch(blamed, self._with_dtypes(_row_type(texts[blamed]).span.text), reason)
+
+    @staticmethod
+    def _disagreements(name: str, votes: Mapping[str, Mapping[Size, list[tuple[str, str]]]]) -> Iterator[tuple[str, str, str, str]]:
+        """Letters that mean something else in other operands: letter, our axis, theirs, and an operand that has theirs."""
+        for letter, found in votes.items():
+            for extent, voters in found.items():
+                ours = [axis for voter, axis in voters if voter == name]
+                for other, others in found.items():
+                    if ours and other != extent:
+                        yield letter, ours[0], others[0][1], others[0][0]
 
     def _bind(self, name: str, letter: str, axis: str, text: TypeText) -> None:
-        """A letter stands for one axis. Activations meet weights along axes of equal extents: what one layer's outputs are, is the next one's inputs."""
+        """A letter stands for one axis, m for the rows of ``x``. Activations meet weights along axes of equal extents: what one layer's outputs are, is the
+        next one's inputs."""
+        if letter == letter_of(ROWS) and axis != ROWS:
+            raise Mismatch(name, self._with_dtypes(text.span.text), f"`{letter_of(axis)}` is where the rows of `x` should be")
         bound = self.letters.setdefault(letter, axis)
         if bound == axis or self._meets(name, bound, axis):
             return
@@ -382,10 +400,14 @@ class _Matcher:
         if seen.positive and seen.extension == "sign" and expected.extension == "zero":
             seen = replace(seen, extension="zero")  # no sign bit is ever set
         reason = difference(self.context.space, seen, expected)
-        if reason is not None or _units(kind) != _units(expected):
-            raise Mismatch(name, type_text(self.context.space, wanted), reason or "the number of dims of one index differs")
-        if kind.reciprocal != (name in self.row.reciprocal):
-            raise Mismatch(name, type_text(self.context.space, wanted), _ROLES[kind.reciprocal])
+        if reason is None and _units(kind) != _units(expected):
+            reason = "the number of dims of one index differs"
+        if reason is None and kind.reciprocal != (name in self.row.reciprocal):
+            reason = _ROLES[kind.reciprocal]
+        if reason is not None:
+            extents = self.context.space.extents
+            shown = replace(wanted, pads=tuple(pad for pad in wanted.pads if pad.capacity != extents[pad.axis]))
+            raise Mismatch(name, type_text(self.context.space, shown), reason)
 
     def _renames(self, text: TypeText, kind: TensorType) -> dict[str, str]:
         """Axes of an operand that the row's letters know under another name."""

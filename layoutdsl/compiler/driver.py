@@ -14,6 +14,7 @@ from layoutdsl.compiler.emit import emit, test_expr
 from layoutdsl.compiler.evaluate import Undecided
 from layoutdsl.compiler.forward import Forward, elaborate_forward
 from layoutdsl.compiler.liveness import check_liveness
+from layoutdsl.compiler.load_calls import check_load_calls
 from layoutdsl.compiler.loaders import loader_attributes
 from layoutdsl.compiler.names import check_names
 from layoutdsl.compiler.require import conditions_of, sizes_used
@@ -78,6 +79,7 @@ def _compiled(world: World) -> Compiled:
     check_values(state)
     if not state.problems:
         state.problems += check_sharding(state)
+    state.problems += check_load_calls(state)
     forward = elaborate_forward(state)
     return Compiled(state, forward)
 

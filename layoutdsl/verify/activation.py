@@ -42,7 +42,8 @@ def rows_of(activation: torch.Tensor, scale: torch.Tensor | None) -> Rows:
     if scale is None:
         return Rows(numbers, np.ones_like(numbers), element)
     step = np.broadcast_to(_steps(scale, numbers.shape[1]), numbers.shape)
-    return Rows(numbers * step, step, element)
+    with np.errstate(invalid="ignore"):  # rows behind the last group hold anything
+        return Rows(numbers * step, step, element)
 
 
 def _numbers(activation: torch.Tensor) -> tuple[str, Array]:

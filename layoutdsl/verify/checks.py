@@ -74,13 +74,14 @@ class Case:
         tensors = [name for argument, name in names.items() if argument not in matmul.row.addends and argument != "weight_assist_matrix"]
         types = {node.id: node.type for node in (*plan.inputs, *plan.code)}
         outputs = {output.name: types[output.value] for output in plan.outputs}
+        weight = outputs[names[matmul.weight]].element if matmul.weight in names else "int8"
         carried = any(outputs[name].extension and ELEMENTS[outputs[name].element].kind == "float" for name in tensors)
         x_dtype = str(self.x.dtype).removeprefix("torch.")
         calls = [part for call in plan.forward for part in walk(call.expr) if part[0] == "call" and part[1] == matmul.call.op]  # type: ignore[union-attr]
         return [
             *tolerance.of_steps(plan, tensors, self.bits),
             *(tolerance.of_call(calls[0], x_dtype, self.bits) if calls else ()),
-            *tolerance.of_kernel(matmul.call.op, x_dtype, carried, self.bits),
+            *tolerance.of_kernel(matmul.call.op, x_dtype, weight, carried, self.bits),
         ]
 
 

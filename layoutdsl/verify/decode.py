@@ -124,7 +124,8 @@ def _float(codes: Array, dtype: Dtype) -> Array:
     exponent = (codes >> np.uint64(dtype.mantissa) & np.uint64(top)).astype(np.int64)
     sign: Array = np.where(codes >> np.uint64(dtype.bits - 1) & np.uint64(1), -1.0, 1.0)
     significand = mantissa + np.where(exponent > 0, 1 << dtype.mantissa, 0)
-    size: Array = np.ldexp(significand.astype(np.float64), np.maximum(exponent, 1) - bias - dtype.mantissa)
+    scale = np.clip(exponent, 1, top - 1 if dtype.bits >= 16 else top) - bias - dtype.mantissa
+    size: Array = np.ldexp(significand.astype(np.float64), scale)
     if dtype.bits >= 16:
         size = np.where(exponent == top, np.where(mantissa == 0, np.inf, np.nan), size)
     elif dtype.bits == 8:

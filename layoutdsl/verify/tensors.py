@@ -109,7 +109,7 @@ def _floats(shape: tuple[int, ...], name: str, positive: bool, scales: Scales, r
     sizes = np.exp2(octaves)
     mantissa, exponent = np.frexp(sizes)
     # 9 to 15 sixteenths: no power of two, in four bits; else away from powers of two by more than half a unit of bfloat16.
-    mantissa = random.integers(9, 16, count) / 16 if scales == "short" else np.maximum(mantissa, 0.51)
+    mantissa = random.integers(9, 16, count) / 16 if scales == "short" else np.clip(mantissa, 0.51, 0.99)
     return torch.from_numpy((sign * np.ldexp(mantissa, exponent)).reshape(shape))
 
 

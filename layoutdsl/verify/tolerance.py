@@ -73,10 +73,16 @@ def rounding_of_cast(dtype: Any, x_dtype: str, bits: int) -> list[Rounding]:
     return rounding(dtype[1] if dtype[0] == "dtype" else x_dtype, "the cast of the scale at the call", bits)
 
 
-def of_kernel(op: str, x_dtype: str, carried: bool, bits: int) -> list[Rounding]:
-    """What a kernel does to weight * scale. carried: the scale comes as the bits of a float32 in an integer. bits: of the scale; int4 adds three."""
+def of_kernel(op: str, x_dtype: str, weight: str, carried: bool, bits: int) -> list[Rounding]:
+    """What a kernel does to weight * scale. weight: its element. carried: the scale comes as the bits of a float32 in an integer. bits: of the scale."""
     found = [Rounding(2.0**-10, "the kernel reads 19 bits of a scale, 2**-10")] if carried and bits > FP19_BITS else []
-    return found + (rounding(x_dtype, "the kernel's weight * scale", bits + 3) if op in ANTIQUANT else [])
+    return found + (rounding(x_dtype, "the kernel's weight * scale", bits + significant(weight)) if op in ANTIQUANT else [])
+
+
+def significant(element: str) -> int:
+    """Significant bits of a number of an element: three of int4, whose 8 is a power of two."""
+    dtype = ELEMENTS[element]
+    return dtype.bits - (dtype.kind == "int") if dtype.kind in ("int", "uint") else dtype.mantissa + 1
 
 
 def _of_node(node: Any, types: dict[str, str], bits: int) -> list[Rounding]:

@@ -110,6 +110,18 @@ class Tracer:
         return recorded
 
 
+def not_runnable(plan: Plan) -> str | None:
+    """Why the forward of a plan cannot run on a CPU; None if it can."""
+    if plan.forward == "external":
+        return "the forward is the consumer's: what was only moved was decoded, no kernel was run"
+    for op in dict.fromkeys(part[1] for call in plan.forward for part in walk(call.expr) if part[0] == "call"):
+        try:
+            find_kernel(op, "cpu")
+        except DiagnosticError:
+            return f"`{op}` has no reference kernel: no kernel was run"
+    return None
+
+
 def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
     values = [*module.parameters(), *module.buffers(), *vars(module).values()]
     return [part for value in values for part in (value if isinstance(value, list) else [value]) if isinstance(part, torch.Tensor)]

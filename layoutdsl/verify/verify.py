@@ -26,11 +26,12 @@ from layoutdsl.verify.report import Progress, Report
 from layoutdsl.verify.run import applied, bias_of, counts_of, dtype_of, rows_of, run
 from layoutdsl.verify.tensors import Checkpoint, checkpoint
 from layoutdsl.verify.tolerance import FULL
-from layoutdsl.verify.trace import Tracer
+from layoutdsl.verify.trace import Tracer, not_runnable
 
 _LINEAR_ROWS = 5
 _QUIET = 5.0
 """Seconds between two lines of progress."""
+_SMALL, _HUGE = 2**19, 2**62
 
 
 def verify(spec: Spec, given: Mapping[str, Any] | None = None, *, quick: bool = False, progress: Progress = lambda text: None) -> Report:
@@ -70,32 +71,51 @@ def _verify(spec: Spec, given: Mapping[str, Any], report: Report, quick: bool, p
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How much of a configuration is run. forward: the whole forward besides the weights. purposes: degenerate sizes too. large: the sizes of real models,
-    and x as a model passes it."""
+    """How much of a configuration is run. forward: the whole forward besides the weights. purposes: degenerate sizes too. model: x as a model passes it.
+    large: the sizes of real models."""
 
     forward: bool = True
     purposes: bool = False
+    model: bool = False
     large: bool = False
 
 
 def _depths(found: list[Configuration], quick: bool) -> Iterator[tuple[Configuration, Depth]]:
-    """Every configuration with its depth: all of it once per combination of cases; what differs only in its casts to FRACTAL_NZ, which change nothing on a CPU,
-    without the forward. quick: the smallest of every combination of cases."""
-    if quick:
-        smallest: dict[Any, tuple[int, Configuration]] = {}
-        for configuration in found:
-            chosen = sizes.distinct(configuration.plan.data)
-            price = prod(chosen.values()) if chosen else 0
-            if configuration.cases not in smallest or price < smallest[configuration.cases][0]:
-                smallest[configuration.cases] = (price, configuration)
-        yield from ((configuration, Depth()) for _, configuration in smallest.values())
-        return
-    seen: set[Any] = set()
+    """Every configuration with its depth. quick: the smallest of every combination of cases.
+
+    Degenerate sizes and the forward as a model calls it are run once per combination of cases, the sizes of real models once per set of parameters. Of the
+    weights alone are run: what differs only in its casts to FRACTAL_NZ, which change nothing on a CPU; and what makes large layers where a small one does.
+    """
+    prices = {id(configuration): _price(configuration) for configuration in found}
+    smallest: dict[Any, int] = {}
     for configuration in found:
-        own = {name: value for name, value in configuration.given.items() if name != "weight_nz_mode"}
-        keys = [configuration.cases, (configuration.cases, own.get("params_dtype")), tuple(own.items())]
-        yield configuration, Depth(keys[2] not in seen, keys[1] not in seen, keys[0] not in seen)
+        smallest[_kind(configuration)] = min(prices[id(configuration)], smallest.get(_kind(configuration), _HUGE))
+    seen: set[Any] = set()
+    for configuration in sorted(found, key=lambda configuration: prices[id(configuration)]) if quick else found:
+        kind = _kind(configuration)
+        own = tuple((name, value) for name, value in configuration.given.items() if name != "weight_nz_mode")
+        keys = (configuration.cases, kind, own, _stored(configuration))
+        if not quick:
+            affordable = prices[id(configuration)] <= max(smallest[kind], _SMALL)
+            yield configuration, Depth(own not in seen and affordable, kind not in seen, configuration.cases not in seen, keys[3] not in seen)
+        elif configuration.cases not in seen:
+            yield configuration, Depth()
         seen.update(keys)
+
+
+def _kind(configuration: Configuration) -> Any:
+    return configuration.cases, configuration.given.get("params_dtype")
+
+
+def _stored(configuration: Configuration) -> Any:
+    """What the checkpoint holds, whatever its sizes."""
+    return tuple((node.name, node.type.element, node.type.storage, len(node.type.lanes)) for node in configuration.plan.data.inputs)
+
+
+def _price(configuration: Configuration) -> int:
+    """How many weights a layer has at the usual sizes."""
+    chosen = sizes.distinct(configuration.plan.data)
+    return prod(chosen.values()) if chosen else 0
 
 
 def _guarded(report: Report, action: Callable[[], None]) -> None:
@@ -136,7 +156,7 @@ def _configuration(configuration: Configuration, depth: Depth, report: Report) -
     wanted += [chosen for size in sizes.LARGE if depth.large and (chosen := sizes.large(plan, size)) is not None]
     if not all(_sizes(configuration, chosen, depth, report) for chosen in wanted):
         return
-    if depth.large and plan.forward != "external":
+    if depth.model and not_runnable(plan) is None:
         finding = routing.check(configuration, usual)
         if finding is not None:
             report.add(finding)
@@ -158,27 +178,15 @@ def _findings(configuration: Configuration, chosen: sizes.Sizes, depth: Depth, r
     full = checkpoint(configuration, plan.bound, chosen, "full")
     report.count("layers")
     yield movements.check(plan.bound, full, plan.run(dict(full.tensors)), title)
-    if plan.bound.forward == "external":
-        report.skip("the forward is the consumer's: what was only moved was decoded, no kernel was run")
+    why = not_runnable(plan.bound)
+    if why is not None:
+        report.skip(why)
         return
-    tracer = _tracer(plan, report)
-    if tracer is None:
-        return
+    tracer = Tracer(plan.bound)
     yield from _compared(configuration, plan, tracer, full, FULL, title, report)
     if depth.forward:
         short = checkpoint(configuration, plan.bound, chosen, "short")
         yield from _compared(configuration, plan, tracer, short, checks.short_bits(configuration), title, report)
-
-
-def _tracer(plan: Plan, report: Report) -> Tracer | None:
-    """The forward; None where it calls a kernel that nobody has written for a CPU."""
-    try:
-        return Tracer(plan.bound)
-    except DiagnosticError as error:
-        if error.diagnostics[0].code != "kernel-missing":
-            raise
-        report.skip(f"`{error.diagnostics[0].where}` has no reference kernel: no kernel was run")
-        return None
 
 
 def _compared(configuration: Configuration, plan: Plan, tracer: Tracer, made: Checkpoint, bits: int, title: str, report: Report) -> Iterator[Diagnostic | None]:
@@ -209,7 +217,7 @@ def _ranks(found: list[Configuration], report: Report, progress: Progress, name:
     that."""
     cheapest: dict[Any, tuple[int, Configuration, tensor_parallel.Split]] = {}
     for configuration in found:
-        if configuration.plan.data.forward == "external" or any("no reference kernel" in why for why in report.not_run):
+        if not_runnable(configuration.plan.data) is not None:
             continue
         for own, split in tensor_parallel.splits(configuration):
             price = tensor_parallel.cost(own, split)
@@ -219,7 +227,7 @@ def _ranks(found: list[Configuration], report: Report, progress: Progress, name:
     progress(f"{name}: {len(cheapest)} configurations split over {', '.join(map(str, tensor_parallel.RANKS))} ranks")
     seen: set[Any] = set()
     for _, configuration, split in cheapest.values():
-        stored = (configuration.plan.data.inputs, split)
+        stored = (_stored(configuration), split)
         _guarded(report, lambda: _split(configuration, split, stored not in seen, report))  # noqa: B023 - called at once
         seen.add(stored)
 

@@ -431,10 +431,11 @@ def test_inputs_of_forward_are_those_of_the_code() -> None:
 def test_the_rows_of_the_contract_are_those_of_the_code() -> None:
     from layoutdsl.kernels import CONTRACTS
 
-    rows = CONTRACTS["npu::npu_weight_quant_batchmatmul"].rows
+    rows = [row for row in CONTRACTS["npu::npu_weight_quant_batchmatmul"].rows if "a5" not in row.devices]
+    assert all(row.arguments["antiquant_offset"] == row.arguments["antiquant_scale"] for row in rows)
     shown = [(code(row[0])[0], code(row[1])[0], tuple(row[3].split(", "))) for row in table("weight", "antiquant_scale, antiquant_offset", "limits", "devices")]
-    assert shown == [(row.arguments["weight"], row.arguments["antiquant_scale"], row.devices) for row in rows]
-    assert all(row.required == ("antiquant_scale",) and row.arguments["antiquant_offset"] == row.arguments["antiquant_scale"] for row in rows)
+    shortened = [(row.arguments["weight"], row.arguments["antiquant_scale"], row.devices) for row in rows]
+    assert shown == list(dict.fromkeys(row for row in shortened if row[1] not in ("T[0, n]", "T[n, 0]")))
 
 
 def test_rules_of_the_yaml_table_exist() -> None:

@@ -167,8 +167,8 @@ def changes(call: Call) -> Iterator[Change]:
         if operand.type is not None:
             allowed = call.row.dtypes.get(parsed(call.row.arguments[parameter.name]).element.name, ())
             for what, kind in other_types(operand.type, call.context.space, allowed):
-                # Nothing else says which axis is which.
-                if what != "the last dims exchanged" or len(call.arguments) > 1:
+                # Of a tensor that is on its own, nothing else says which axis is which, but for the rows of x.
+                if what != "the last dims exchanged" or len(call.arguments) > 1 or any(d.axis == ROWS for dim in kind.dims for d in dim):
                     yield Change(parameter.name, what, replace(operand, type=kind))
         elif parameter.tensors and parameter.name in call.row.arguments:
             continue

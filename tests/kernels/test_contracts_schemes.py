@@ -1,4 +1,4 @@
-"""Schemes of vllm-ascend against the contracts: what each hands to its kernels is taken by some row, on every device and consumer that it names; one mistake is not.
+"""Schemes of vllm-ascend against the contracts: what each hands to its kernels is taken by a row for every device and consumer; one mistake is not.
 
 The specs are small: what a scheme loads, how it stores it, what it calls. Source: vllm-ascend c980e68d40 and 182b75ea84, quantization/methods.
 """
@@ -58,11 +58,11 @@ class Mistake:
 
 MISTAKES = (
     Mistake("w4a4_mxfp4.linear", "a view made contiguous", "weight: transpose(k, n)", "weight: transpose(k, n) | contiguous", "x2"),
-    Mistake("w8a8_mxfp8.linear", "exponents contiguous, the weight a view", "transpose(k, n) | contiguous when later", "transpose(k, n)", "x2"),
+    Mistake("w8a8_mxfp8.linear", "exponents contiguous, the weight a view", "transpose(k, n) | contiguous when later", "transpose(k, n)", "scale"),
     Mistake("w8a8_mxfp8.linear", "exponents not paired", " | view [n, k//64, k//32%2] | transpose(k//64, n)", " | transpose(k, n)", "scale"),
     Mistake("w8a8_mxfp8.linear", "pairs before columns", "transpose(k//64, n)", "transpose(k//32%2, n)", "scale"),
     Mistake("w8a8_mxfp8.linear", "groups of another form", "group_sizes=[1, 1, 32]", "group_sizes=[0, 0, 32]", "group_sizes"),
-    Mistake("fp8.ds_linear", "the weight contiguous, its exponents a view", "- weight: transpose(k, n)", "- weight: transpose(k, n) | contiguous", "x2"),
+    Mistake("fp8.ds_linear", "the weight contiguous, its exponents a view", "- weight: transpose(k, n)", "- weight: transpose(k, n) | contiguous", "scale"),
     Mistake(
         "w8a8.linear",
         "the scale for its reciprocal",
@@ -78,7 +78,7 @@ MISTAKES = (
     Mistake("w4a8_mxfp.linear", "blocks for e2m1 activations", "nz(e4m3)", "nz", "x2"),
     Mistake("w4a16_mxfp4.moe", "blocks for 8-bit activations", "nz(bfloat16)", "nz(e4m3)", "weight"),
     Mistake("w4a16.moe", "packed along k", "in int32[e, k, n//8 | n%8]", "in int32[e, k//8, n | k%8]", "weight"),
-    Mistake("w4a4_flatquant_dynamic.linear", "a rotation transposed", "  - left_trans: transpose(q, k) | contiguous\n", "", "kronecker_p1"),
+    Mistake("w4a4_flatquant_dynamic.linear", "a rotation transposed", "  - left_trans: transpose(q, k) | contiguous\n", "", "kronecker_p2"),
     Mistake("w8a8s.linear", "a weight not transposed", "(weight | transpose(k, n))", "weight", "x2"),
     Mistake("w8a8sc.linear", "a signed scale", "view [0, n] | bitcast(uint64)", "view [0, n]", "scale"),
 )

@@ -210,7 +210,7 @@ EXTRA = {
         ("let:\n", "let:\n  half: intermediate_size_per_partition\n"),
         (
             "    channel and not ct: <p>_weight[",
-            "    grouped and w2 and not ct: <p>_weight[e, n, k] * <p>_weight_scale[e, n] * <p>_weight_scale_second[e, n, k//g]\n    channel and not ct: <p>_weight[",
+            f"    grouped and w2 and not ct: {VALUE}\n    channel and not ct: <p>_weight[",
         ),
         ("    grouped and not ct: <p>_weight[", "    grouped and w13 and not ct: <p>_weight["),
     ],

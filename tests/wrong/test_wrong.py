@@ -21,7 +21,10 @@ EXPECTED = re.compile(r"# (error|warning|note)\[([a-z0-9-]+)\](.*)")
 STAGES = ("names and config", "cases", "types", "steps", "index math", "forward and contracts", "liveness")
 ELSEWHERE = {
     **dict.fromkeys(("config-unknown", "config-missing", "requirement-failed"), "about what a caller gives"),
-    **dict.fromkeys(("nz-alignment", "a8w4-k", "a8w4-swiglu-k", "a8w4-swiglu-n", "kernel-size", "kernel-alignment"), "conditions on sizes, which a spec's defaults cannot break"),
+    **dict.fromkeys(
+        ("nz-alignment", "a8w4-k", "a8w4-swiglu-k", "a8w4-swiglu-n", "kernel-size", "kernel-alignment"),
+        "conditions on sizes, which a spec's defaults cannot break",
+    ),
     "extends-cycle": "needs several files",
     "axis-name": "the shape of the file is checked first (`wrong-name`)",
 }

@@ -10,7 +10,7 @@ CONTRACT = Contract(
     rows=(
         Row(
             name="halves of the last dim",
-            source="torch_npu 2.13.0, npu_swiglu document",
+            source="torch_npu 2.13.0, npu_swiglu document; that devices other than a2 have it is read from vllm-ascend 182b75ea84, which calls it there",
             devices=("a2", "a3", "a5", "310p"),
             arguments={"input": "T[m, n]"},
             dtypes={"T": ("bfloat16", "float16", "float32")},
