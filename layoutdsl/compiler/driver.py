@@ -13,7 +13,7 @@ from layoutdsl.compiler.elaborate import Elaboration, elaborate, outputs_of
 from layoutdsl.compiler.emit import emit, test_expr
 from layoutdsl.compiler.evaluate import Undecided
 from layoutdsl.compiler.forward import Forward, elaborate_forward
-from layoutdsl.compiler.liveness import check_liveness
+from layoutdsl.compiler.liveness import check_liveness, used
 from layoutdsl.compiler.load_calls import check_load_calls
 from layoutdsl.compiler.loaders import loader_attributes
 from layoutdsl.compiler.names import check_names
@@ -88,16 +88,19 @@ def validate(document: Document) -> list[Diagnostic]:
     """Everything that is wrong with a spec in any reachable configuration, each finding once, in the order of the file."""
     found: list[Diagnostic] = []
     accepts: dict[int, tuple[str, Span, bool]] = {}
+    needed: set[int] = set()
     try:
         for compiled in worlds(document):
+            needed |= used(compiled.state)
             found += [*compiled.state.problems, *compiled.forward.problems] or [*check_liveness(compiled.state), *_unchecked(compiled.forward)]
             for accept in compiled.state.accepts:
-                used = accept.used or accepts.get(accept.span.start, ("", accept.span, False))[2]
-                accepts[accept.span.start] = (accept.code, accept.span, used)
+                was_used = accept.used or accepts.get(accept.span.start, ("", accept.span, False))[2]
+                accepts[accept.span.start] = (accept.code, accept.span, was_used)
     except DiagnosticError as error:
         found += error.diagnostics
     # What an error leaves unread or unaccepted follows from it.
     errors = [problem for problem in found if problem.severity == "error"]
+    found = [problem for problem in found if problem.code != "loaded-unused" or problem.span is None or problem.span.start not in needed]
     return _distinct(errors or [*found, *(_unused_accept(code, span) for code, span, used in accepts.values() if not used)])
 
 

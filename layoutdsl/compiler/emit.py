@@ -9,7 +9,7 @@ from layoutdsl.compiler.evaluate import evaluate
 from layoutdsl.compiler.scope import Context
 from layoutdsl.diagnostics import Span
 from layoutdsl.ir import layout, program
-from layoutdsl.ir.dtypes import holds_exactly
+from layoutdsl.ir.dtypes import ELEMENTS, holds_exactly
 from layoutdsl.ir.symbolic import Floor, Monomial, Size, fraction_of
 from layoutdsl.plan import model
 from layoutdsl.plan.sizes import SizeExpr
@@ -110,7 +110,7 @@ class _Emitter:
                 return model.Compute(self.define(result), kind, tree, step)
             case program.Opaque(result, of, function, arguments):
                 source = self.use(of)
-                return model.Opaque(self.define(result), function, source, kind, arguments, step)
+                return model.Opaque(self.define(result), function, source, kind, _format_arguments(of.type, arguments), step)
 
     def expr(self, node: Any) -> Any:
         match node:
@@ -135,6 +135,13 @@ class _Emitter:
             case (name, *operands):
                 return (name, *map(self.index, operands))
         raise AssertionError(node)
+
+
+def _format_arguments(kind: layout.TensorType, arguments: tuple[tuple[str, int | str], ...]) -> tuple[tuple[str, int | str], ...]:
+    """The arguments of npu_format_cast as torch_npu 2.13 takes them: torch's dtype of the activation, and its own number for what two e2m1 in a byte are."""
+    native = tuple((name, ELEMENTS[str(value)].native or value if name == "customize_dtype" else value) for name, value in arguments)
+    packed = any(name == "customize_dtype" for name, _ in arguments) and kind.lanes and kind.element.name == "e2m1"
+    return (*native, ("input_dtype", model.FLOAT4_E2M1FN_X2)) if packed else native
 
 
 def step_text(span: Span) -> str:

@@ -8,7 +8,8 @@ from layoutdsl.ir.program import Compute, Move, Opaque, Value
 
 
 def check_liveness(state: Elaboration) -> list[Diagnostic]:
-    """Findings about one world. ``consumed-kept`` is a warning, ``loaded-unused`` a note: what a consumer keeps is its own business.
+    """Findings about one world. ``consumed-kept`` is a warning, ``loaded-unused`` a note: what a consumer keeps is its own business, and what another world
+    uses is not unused (:func:`used`).
 
     A scalar or a vector is not worth a finding; a tensor over two axes is memory.
     """
@@ -33,6 +34,13 @@ def check_liveness(state: Elaboration) -> list[Diagnostic]:
             message = f"`{name}` is loaded and kept, but no step and no kernel uses it"
             findings.append(Diagnostic(code="loaded-unused", severity="note", message=message, span=parameter.value.span))
     return findings
+
+
+def used(state: Elaboration) -> set[int]:
+    """Where the parameters are declared that math or the forward reads in this world."""
+    math = {value.number for instruction in state.code if isinstance(instruction, Compute) for value in _reads(instruction.expr)}
+    called = {name for name, binding in state.bindings.items() if binding.read}
+    return {p.value.span.start for name, p in state.parameters.items() if p.value.number in math or name in called}
 
 
 def _last_read_is_forward(state: Elaboration, name: str) -> bool:

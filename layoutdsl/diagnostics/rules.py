@@ -1360,7 +1360,8 @@ FORWARD = (
         """Lines with `when: given(...)` exist for some calls only. A name that such a line binds is read only where the line exists, or is bound by another
         line for the other calls.""",
         "- xq, xs: npu_dynamic_quant(x)\n  when: not given(x_scale)\n- return: npu_quant_matmul(xq, ...)",
-        "- xq, xs: npu_dynamic_quant(x)\n  when: not given(x_scale)\n- when: given(x_scale)\n  do:\n    - xq: x\n    - xs: x_scale\n- return: npu_quant_matmul(xq, ...)",
+        "- xq, xs: npu_dynamic_quant(x)\n  when: not given(x_scale)\n"
+        "- when: given(x_scale)\n  do:\n    - xq: x\n    - xs: x_scale\n- return: npu_quant_matmul(xq, ...)",
     ),
     _rule(
         "group-list-mixed",
@@ -1638,6 +1639,14 @@ VERIFY = (
         names the tensor, the worst place, and why no more error is allowed.""",
         "- weight_scale_bias[n]: sum[k](float32(weight[n, k]) * ...)",
         "- weight_scale_bias[n]: 8 * sum[k](float32(weight[n, k]) * ...)",
+    ),
+    _rule(
+        "verify-value",
+        "`value` says nothing in a configuration that has a forward",
+        """What the kernels compute is compared with `value`. Where no case of it holds, or it does not name the products of the layer, there is nothing to
+        compare with, and a mistake would pass. Of a linear layer `value` names one product of outputs and inputs; of experts two, gate|up and down.""",
+        "W[n, k]: {packed: weight[n, k] * weight_scale[n]}",
+        "W[n, k]: weight[n, k] * weight_scale[n]",
     ),
     _rule(
         "verify-forward",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from layoutdsl.kernels.schemas import Schema, parse_schema, schema_text
 
@@ -69,11 +69,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Contract:
-    """op: namespace and name as torch registers them. own_schema: of an op that torch_npu's wheel does not have, with its source in the module's docstring."""
+    """op: namespace and name as torch registers them. own_schema: of an op that torch_npu's wheel does not have, with its source in the module's docstring.
+
+    group_list: of an op that cannot be told by ``group_list_type``, how it reads the list of groups: rows per expert (``counts``) or their running sum
+    (``cumsum``).
+    """
 
     op: str
     rows: tuple[Row, ...]
     own_schema: str = ""
+    group_list: Literal["", "counts", "cumsum"] = ""
 
     @property
     def schema(self) -> Schema:

@@ -17,16 +17,6 @@ from layoutdsl.plan.model import Call
 GroupListKind = Literal["counts", "cumsum", "caller"]
 _GROUP_LIST, _TYPE = ("input", "group_list"), ("input", "group_list_type")
 _BY_TYPE: dict[Any, GroupListKind] = {0: "cumsum", 1: "counts"}
-_FIXED: dict[str, GroupListKind] = {
-    "npu_grouped_matmul_swiglu_quant": "cumsum",
-    "grouped_matmul_swiglu_quant_weight_nz": "cumsum",
-    "grouped_matmul_swiglu_quant_weight_nz_tensor_list": "cumsum",
-    "npu_quant_grouped_matmul_dequant": "cumsum",
-    "npu_dynamic_quant": "cumsum",
-    "npu_dynamic_quant_asymmetric": "cumsum",
-    "npu_dequant_swiglu_quant": "counts",
-}
-"""Kernels that cannot be told, in any namespace (source: op documents of torch_npu 2.13; vllm-ascend 001c5b567b, csrc)."""
 
 
 def schema_of(op: str) -> Schema | None:
@@ -86,14 +76,14 @@ def group_list_kind(calls: Iterable[Call]) -> GroupListKind | None:
 
 def _kind_of(call: Any) -> GroupListKind:
     op: str = call[1]
-    name = op.rpartition(":")[2]
     given = argument_of(call, "group_list_type")
     if given == _TYPE:
         return "caller"
     schema = schema_of(op)
     parameter = schema.parameter("group_list_type") if schema else None
-    if given is None and parameter is None and name in _FIXED:
-        return _FIXED[name]
+    fixed = CONTRACTS[op].group_list if op in CONTRACTS else ""
+    if given is None and parameter is None and fixed:
+        return fixed
     value = given[1] if given is not None and given[0] in ("const", "size") else parameter.default_value if given is None and parameter else None
     if value not in _BY_TYPE:
         message = f"nothing says whether `{op}` takes rows per expert or their running sum"

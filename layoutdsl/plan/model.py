@@ -161,8 +161,10 @@ class Opaque:
 
 LOADER_ATTRIBUTES: dict[str, type] = {"output_dim": int, "input_dim": int, "packed_dim": int, "packed_factor": int, "quant_method": str}
 """What an input's ``loader`` may say (``layoutdsl.Parameter``), with the types."""
-FORMAT_CAST_ARGUMENTS: dict[str, type] = {"format": int, "customize_dtype": str}
+FORMAT_CAST_ARGUMENTS: dict[str, type] = {"format": int, "customize_dtype": str, "input_dtype": int}
 """The arguments of the opaque function ``format_cast``; ``format`` is required."""
+FLOAT4_E2M1FN_X2 = 296
+"""torch_npu's number for two e2m1 in a byte (source: torch_npu 2.13, float4_e2m1fn_x2)."""
 
 Instruction = Union[Move, Compute, Opaque]
 OPAQUE_FUNCTIONS = frozenset({"format_cast", "kernel"})

@@ -16,7 +16,7 @@ import torch
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan.codec import plan_hash
 from layoutdsl.plan.forward import INPUTS
-from layoutdsl.plan.model import Plan
+from layoutdsl.plan.model import FLOAT4_E2M1FN_X2, Plan
 from layoutdsl.runtime import python_source, routing
 from layoutdsl.runtime.kernels import Kernel, find_kernel
 from layoutdsl.runtime.python_source import HELPERS, Source
@@ -69,7 +69,7 @@ def _function(plan: Plan, made: Source, resolve: Resolve) -> Callable[..., Any]:
     file = f"<forward of {plan.scheme}.{plan.layer} {plan_hash(plan)[7:19]}>"
     helpers = {
         "float8_e8m0fnu": 293,  # torch_npu's own numbers for dtypes that its kernels do not take as torch's (source: torch_npu 2.13)
-        "float4_e2m1fn_x2": 296,
+        "float4_e2m1fn_x2": FLOAT4_E2M1FN_X2,
         "external": lambda: python_source.external(plan),
         "only": _only,
         "by_expert": routing.by_expert,

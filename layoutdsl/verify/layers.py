@@ -17,6 +17,8 @@ from layoutdsl.plan.sizes import names_in
 from layoutdsl.syntax.document import Document
 from layoutdsl.verify.decode import Array, Logical
 
+KNOWN = ("linear", "ds_linear", "moe")
+"""Kinds of layer whose computation is known."""
 EXPERTS, HIDDEN, INTERMEDIATE = "num_experts", "hidden_size", "intermediate_size_per_partition"
 
 
@@ -77,7 +79,7 @@ def layer_of(document: Document, plan: Plan, values: Mapping[str, Logical]) -> L
     """The layer that these values make; plan: not bound, for the sizes behind the axes. None for a kind of layer whose computation is not known here."""
     axes = dict(plan.axes)
     kind = document.layer.value
-    if kind in ("linear", "ds_linear") and values:
+    if kind != "moe" and kind in KNOWN and values:
         name, weight = next(iter(values.items()))
         added = next((value.values for other, value in values.items() if other != name and _is_vector(value, axes)), None)
         product = _product(name, weight, axes, ("output_size",), ("input_size",), added)

@@ -64,10 +64,10 @@ def bias_of(plan: Plan, outputs: int, dtype: torch.dtype) -> torch.Tensor | None
 
 
 def rows_of(count: int, inputs: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """Activations: normal numbers, one row a hundred times as large, one all zero but for one input."""
+    """Activations: normal numbers, one row four times as large, one all zero but for one input."""
     random = np.random.default_rng([seed, count, inputs])
     rows = random.standard_normal((count, inputs))
-    rows[0] *= 100
+    rows[0] *= 4
     if count > 2:
         rows[2] = 0
         rows[2, inputs // 3] = 1.5

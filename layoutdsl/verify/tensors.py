@@ -28,8 +28,8 @@ from layoutdsl.verify.decode import Array, Logical, decode, digits_of, encode_na
 Scales = Literal["full", "short"]
 """``full``: scales use all bits of their dtype. ``short``: four significant bits, so that the product of two scales has eight and no cast on its way rounds
 it."""
-_LOW, _HIGH = -4.0, 0.0
-"""Exponents of scales: products of three are normal numbers of float16 still."""
+_LOW, _HIGH = -6.0, -2.0
+"""Exponents of scales: products of two are normal numbers of float16, and so are sums of thousands of int8 times one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ import torch
 from layoutdsl.api import Plan, Spec, validate
 from layoutdsl.compiler.config import resolve, settings_of
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.syntax.document import Document, NoValue
 from layoutdsl.verify import checks, movements, routing, sizes, tensor_parallel, vectors
 from layoutdsl.verify.configurations import Configuration, configurations
-from layoutdsl.verify.layers import layer_of, with_bias
+from layoutdsl.verify.layers import KNOWN, layer_of, with_bias
 from layoutdsl.verify.report import Progress, Report
 from layoutdsl.verify.run import applied, bias_of, counts_of, dtype_of, rows_of, run
 from layoutdsl.verify.tensors import Checkpoint, checkpoint
@@ -193,7 +194,7 @@ def _compared(configuration: Configuration, plan: Plan, tracer: Tracer, made: Ch
     document = configuration.spec.document
     layer = layer_of(document, configuration.plan.data, made.values)
     if layer is None:
-        report.skip(f"what a layer of kind `{document.layer.value}` with this `value` computes is not known here: no kernel was run")
+        yield _without_value(document, title, report)
         return
     counts, dtype = counts_of(plan.sizes["num_experts"]) if layer.experts else None, dtype_of(configuration)
     x = rows_of(sum(counts) if counts else _LINEAR_ROWS, layer.products[0].matrix.shape[2], dtype)
@@ -207,6 +208,15 @@ def _compared(configuration: Configuration, plan: Plan, tracer: Tracer, made: Ch
             return
         report.count("weights" if bits == FULL else "forwards")
         yield checks.weights(case) if bits == FULL else checks.forward(case)
+
+
+def _without_value(document: Document, title: str, report: Report) -> Diagnostic | None:
+    """Nothing to compare with: a mistake, unless the spec says so or this kind of layer is not known."""
+    if isinstance(document.value, NoValue) or document.layer.value not in KNOWN:
+        report.skip(f"there is no `value`, or what a layer of kind `{document.layer.value}` computes is not known: no kernel was run")
+        return None
+    message = "`value` does not say what the kernels multiply with here, so nothing can be compared"
+    return Diagnostic(code="verify-value", message=message, span=document.value[0].span if document.value else document.span, notes=(title,))
 
 
 # ---- ranks ----------------------------------------------------------------------------------------------------------------------------------------------

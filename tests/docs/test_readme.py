@@ -22,11 +22,12 @@ import layoutdsl
 from layoutdsl import cli
 from layoutdsl.bundled import bundled
 from layoutdsl.diagnostics.rules import RULES
+from layoutdsl.kernels import CONTRACTS
 from layoutdsl.ops import OPS, Op
 from tests.docs.test_language import findings, spec_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/verify.md")
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SPEC_FILE = "my_w8.linear.yaml"
@@ -112,7 +113,7 @@ def test_the_wrong_example_prints_what_the_page_shows(tmp_path: Path, monkeypatc
 
 @params(blocks("python"))
 def test_python_blocks_run(block: Block) -> None:
-    """`tensors` and `module` are the reader's own; here they are what `plan.parameters` says."""
+    """`tensors`, `module` and `x` are the reader's own; here they are what `plan.parameters` and the sizes say."""
     torch = pytest.importorskip("torch")
     before, mark, _ = block.text.partition("plan.run(")
     assert mark
@@ -123,7 +124,10 @@ def test_python_blocks_run(block: Block) -> None:
     module = torch.nn.Module()
     for name, tensor in made.items():
         module.register_parameter(name, torch.nn.Parameter(tensor.clone(), requires_grad=False))
-    exec(compile(block.text, block.page, "exec"), {"tensors": dict(made), "module": module})
+    x = torch.ones(2, 3, known["plan"].sizes["input_size"], dtype=torch.bfloat16)
+    found = {"tensors": dict(made), "module": module, "x": x}
+    exec(compile(block.text, block.page, "exec"), found)
+    assert found["y"].shape == (2, 3, known["plan"].sizes["output_size"])
     for name, wanted in known["plan"].run(made).items():
         assert torch.equal(getattr(module, name), wanted)
 
@@ -209,7 +213,8 @@ def test_commands_in_the_text_exist(page: str) -> None:
         if program == "layoutdsl" and arguments:
             assert arguments[0] in cli.COMMANDS
         if arguments[:1] == ["explain"] and len(arguments) > 1:
-            assert arguments[1] in {*RULES, *OPS} or arguments[1].lower() in bundled()
+            kernels = {op.partition("::")[2] for op in CONTRACTS}
+            assert arguments[1] in {*RULES, *OPS, *kernels} or arguments[1].lower() in bundled()
 
 
 # ---- claims ----------------------------------------------------------------------------------------------------------------------------------------------
@@ -218,9 +223,9 @@ def test_commands_in_the_text_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_paths_lead_somewhere(page: str) -> None:
     paths = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXTS[page])
-    paths += [text for text in inline(page) if re.fullmatch(r"(?:layoutdsl|tests|specs|docs|benchmarks|examples)/[\w./-]*", text)]
+    paths += [text for text in inline(page) if re.fullmatch(r"(?:layoutdsl|tests|specs|docs|benchmarks|examples|tools)/[\w./-]*", text)]
     assert paths
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [path for path in paths if not (ROOT / path).exists() and not ((ROOT / page).parent / path).exists()] == []
 
 
 def test_what_is_covered() -> None:

@@ -21,6 +21,7 @@ SEED, RELEASE, MAIN = "vllm-ascend-0.16", "vllm-ascend-0.23", "vllm-ascend-main"
 PACKED, UNPACKED = {"version": "1.0.0"}, {"version": "0"}
 COMPRESSED = {"quant_method": "compressed-tensors"}
 GROUPED_PACKED = {"consumer": SEED, "quant_method": "ascend", "group_size": 64, **PACKED}
+OF_A_VECTOR = {"consumer": SEED, "quant_method": "ascend", "group_size": 8, "tp_size": 2, **PACKED}
 GROUPED_UNPACKED = {"consumer": SEED, "quant_method": "ascend", "group_size": 64, **UNPACKED}
 CHANNEL_PACKED = {"consumer": SEED, "quant_method": "ascend", "group_size": None, "weight_nz_mode": 0, **PACKED}
 
@@ -106,6 +107,7 @@ MUTATIONS = (
     ),
     linear("M55 nz at the default group size", "    accept: nz-group-size\n", "", ("nz-group-size", "npu_weight_quant_batchmatmul")),
     linear("no nz", " | nz when weight_nz_mode != 0\n    accept: nz-group-size\n", "\n", ("verify-vectors", "weight")),
+    linear("another group size by default", "default: 256", "default: 128", ("accept-unused", ""), PACKED),
     linear(
         "nibbles swapped",
         "nz when weight_nz_mode != 0\n    accept: nz-group-size",
@@ -142,7 +144,7 @@ MUTATIONS = (
         ("verify-vectors", "w13_weight_scale"),
         {"consumer": SEED},
     ),
-    moe("rounded to bfloat16", ROUNDED, ROUNDED.replace("float16", "bfloat16"), ("verify-vectors", "w13_weight_scale"), {"consumer": SEED}),
+    moe("rounded to bfloat16", ROUNDED, ROUNDED.replace("float16", "bfloat16"), ("verify-vectors", "w13_weight_scale"), OF_A_VECTOR),
     moe(
         "scale with one level twice",
         ROUNDED,
@@ -168,6 +170,14 @@ MUTATIONS = (
     ),
     moe("Q1 sign-extended scale, which may be negative", "widen(int64, zero)", "widen(int64, sign)", ("contract-layout", "scale")),
     moe("value without a scale", " * <p>_weight_scale_second[e, n, k//g]\n    channel", "\n    channel", ("verify-weights", "w13_weight_scale")),
+    moe(
+        "no value of a case",
+        "    ct:                 <p>_weight[e, n, k] * <p>_weight_scale[e, n, k//g]\n",
+        "",
+        ("verify-value", ""),
+        {"consumer": SEED, **COMPRESSED, "group_size": 64},
+    ),
+    moe("M55 another group size by default", "not main: 256", "not main: 128", ("a8w4-group-size", "npu_grouped_matmul"), {"consumer": SEED, **PACKED}),
     # ---- experts: movement
     moe(
         "M53 nz before the nibbles are packed",

@@ -14,6 +14,7 @@ _FIELDS: dict[str, Any] = {"consumers": ("vllm-ascend-0.23", "vllm-ascend-main")
 
 CONTRACT = Contract(
     op="_C_ascend::grouped_matmul_swiglu_quant_weight_nz",
+    group_list="cumsum",
     own_schema=(
         "_C_ascend::grouped_matmul_swiglu_quant_weight_nz(Tensor x, Tensor weight, Tensor weight_scale, Tensor x_scale, Tensor group_list, *, "
         "Tensor? bias=None, Tensor? offset=None, float swiglu_limit=0.0) -> (Tensor output, Tensor output_scale, Tensor output_offset)"

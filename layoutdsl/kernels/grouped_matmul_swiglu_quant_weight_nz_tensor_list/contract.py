@@ -10,6 +10,7 @@ _SOURCE = "vllm-ascend 182b75ea84, ops/fused_moe, path A1; the layouts are those
 
 CONTRACT = Contract(
     op="_C_ascend::grouped_matmul_swiglu_quant_weight_nz_tensor_list",
+    group_list="cumsum",
     own_schema=(
         "_C_ascend::grouped_matmul_swiglu_quant_weight_nz_tensor_list(Tensor x, Tensor[] weight, Tensor[] weight_scale, Tensor x_scale, Tensor group_list, *, "
         "Tensor? bias=None, Tensor? offset=None, float swiglu_limit=0.0) -> (Tensor output, Tensor output_scale, Tensor output_offset)"

@@ -34,9 +34,10 @@ def _rows(source: str, consumers: tuple[str, ...] = ()) -> tuple[Row, ...]:
     )
 
 
-CONTRACT = Contract(op="npu::npu_dequant_swiglu_quant", rows=_rows(_SOURCE))
+CONTRACT = Contract(op="npu::npu_dequant_swiglu_quant", group_list="counts", rows=_rows(_SOURCE))
 OF_VLLM_ASCEND = Contract(
     op="_C_ascend::npu_dequant_swiglu_quant",
+    group_list="counts",
     own_schema=(
         "_C_ascend::npu_dequant_swiglu_quant(Tensor x, *, Tensor? weight_scale=None, Tensor? activation_scale=None, Tensor? bias=None, "
         "Tensor? quant_scale=None, Tensor? quant_offset=None, Tensor? group_index=None, bool activate_left=True, int quant_mode=0, int swiglu_mode=0, "

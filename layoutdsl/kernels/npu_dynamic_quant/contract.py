@@ -24,6 +24,7 @@ def _row(name: str, dst_types: tuple[str | None, ...], result: str, devices: tup
 
 CONTRACT = Contract(
     op="npu::npu_dynamic_quant",
+    group_list="cumsum",
     rows=(
         _row("int8 per row", (None, "int8"), "int8[m, k]", _ALL, _DOCUMENT + "; 310p: vllm-ascend 182b75ea84, which calls it there"),
         _row("int4 per row", ("int4",), "int4[m, k] in int32[m, k//8 | k%8]", ("a2", "a3")),

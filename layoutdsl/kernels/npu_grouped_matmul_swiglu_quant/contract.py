@@ -10,4 +10,4 @@ from layoutdsl.kernels.swiglu_quant_rows import int4_rows, int8_row
 _SOURCE = "ops-transformer 3a280bcc, aclnnGroupedMatmulSwigluQuant document; torch_npu 2.13.0, npu_grouped_matmul_swiglu_quant document"
 _RESULTS = ("int8[m, h]", "float32[m]", "")
 
-CONTRACT = Contract(op="npu::npu_grouped_matmul_swiglu_quant", rows=(int8_row(_SOURCE, _RESULTS), *int4_rows(_SOURCE, _RESULTS, "bias")))
+CONTRACT = Contract(op="npu::npu_grouped_matmul_swiglu_quant", group_list="cumsum", rows=(int8_row(_SOURCE, _RESULTS), *int4_rows(_SOURCE, _RESULTS, "bias")))

@@ -8,6 +8,7 @@ from layoutdsl.kernels.base import Contract, Row
 
 CONTRACT = Contract(
     op="npu::npu_quant_grouped_matmul_dequant",
+    group_list="cumsum",
     rows=tuple(
         Row(
             name=f"int8 per row, {form}",
