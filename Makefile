@@ -23,7 +23,7 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal  # one worker per core, so one thread each
 
 $(NPU_VENV)/.ready: pyproject.toml constraints.txt tools/cann_stubs.py
 	$(PYTHON) -m venv $(NPU_VENV)

@@ -107,6 +107,10 @@ def comparable(case: Case) -> bool:
 # ---- weights --------------------------------------------------------------------------------------------------------------------------------------------
 
 
+def can_be_probed(case: Case) -> bool:
+    return any(map(can_probe, case.matmuls))
+
+
 def weights(case: Case) -> Diagnostic | None:
     """Every kernel's weights, by rows with a single one, against ``value``; and what a row of zeros gives. Raises DiagnosticError where a kernel refuses."""
     pairs = zip(case.matmuls, case.layer.products)
@@ -124,10 +128,8 @@ def _weights(case: Case, matmul: Matmul, product: Product) -> Diagnostic | None:
     first, second = (letter.rpartition(".")[2] for letter in product.letters)
     letters = ("e", first, f"{second} (of those probed)") if len(places) < inputs else ("e", first, second)
     allowed = tolerance.total(roundings) * np.abs(wanted) + found.error
-    guilty, notes = (
-        _guilty(case, matmul, product, found, places),
-        (f"the kernel `{matmul.call.op}` multiplies with {', '.join(names.values())}", case.title),
-    )
+    guilty = _guilty(case, matmul, product, found, places)
+    notes = (f"the kernel `{matmul.call.op}` multiplies with {', '.join(names.values())}", case.title)
     message = f"`{guilty}`: what `{matmul.call.op}` multiplies with is not `{product.name}` of the spec's `value`"
     different = numeric("verify-weights", guilty, message, found.weights, wanted, allowed, why, notes, letters)
     if different is not None:
@@ -230,13 +232,8 @@ def _activation(case: Case, found: Rows, wanted: Array, error: Array | float, gu
         notes = (f"found {list(found.values.shape)}, expected {list(wanted.shape)}", case.title)
         return Diagnostic(code="verify-forward", message=f"`{guilty}`: {message}: another shape", where=guilty, notes=notes)
     allowed = (error + found.error(wanted)) * 1.001
-    why = (
-        f"half a step of {found.element}"
-        if found.element != "float32"
-        else "the kernels' results are rounded"
-        if np.any(error)
-        else "nothing is rounded on the way"
-    )
+    reasons = ["the kernels' results are rounded"] * bool(np.any(error)) + [f"half a step of {found.element}"] * (found.element != "float32")
+    why = "; ".join(reasons) or "nothing is rounded on the way"
     return numeric("verify-forward", guilty, f"`{guilty}`: {message}", found.values, wanted, allowed, why, (case.title,), ("row", "input"))
 
 
@@ -248,6 +245,8 @@ def result(case: Case) -> Diagnostic | None:
     roundings = case.roundings(matmul)
     relative = tolerance.total(roundings) + SUMS * (8 if matmul.row.addends else 1)
     allowed = unit(case) * np.abs(wanted) + relative * product.absolute(matmul.rows.values, case.counts)
+    if product.added is not None and all(matmul.call.arguments.get(name) is None for name in matmul.row.addends):
+        allowed = allowed + 2 * unit(case) * np.abs(product.added)  # added behind the kernel: to a result that is rounded already
     guilty = case.names(matmul).get(matmul.weight, product.name)
     why = f"{tolerance.reason(roundings)}; the result in {str(case.ran.result.dtype).removeprefix('torch.')}"
     message = f"`{guilty}`: the forward does not give rows times `{product.name}`"

@@ -19,7 +19,7 @@ from layoutdsl.verify.findings import numeric
 from layoutdsl.verify.layers import layer_of
 from layoutdsl.verify.run import Ran, applied, dtype_of, rows_of
 from layoutdsl.verify.tensors import checkpoint
-from layoutdsl.verify.trace import Tracer, matmuls
+from layoutdsl.verify.trace import Tracer
 
 _BATCH, _LENGTH = 2, 3
 
@@ -31,7 +31,7 @@ def check(configuration: Configuration, chosen: Mapping[str, int]) -> Diagnostic
     layer = layer_of(configuration.spec.document, configuration.plan.data, made.values)
     if layer is None:
         return None
-    x = rows_of(_BATCH * _LENGTH, layer.products[0].matrix.shape[2], dtype_of(configuration))
+    x = rows_of(_BATCH * _LENGTH, layer.products[0].matrix, dtype_of(configuration))
     module, title = applied(plan, made.tensors), f"in: {configuration.title}; x of three dims"
     inputs = _routing(chosen["num_experts"]) if layer.experts else {}
     batch = x.reshape(_BATCH, _LENGTH, -1)
@@ -40,10 +40,11 @@ def check(configuration: Configuration, chosen: Mapping[str, int]) -> Diagnostic
     if plain.shape[:-1] != (_BATCH, _LENGTH) or not torch.equal(plain.nan_to_num(), result.nan_to_num()):
         return Diagnostic(code="verify-forward", message="`x` of three dims does not give a result of three dims, twice the same", where="x", notes=(title,))
     ran = Ran(plan, module, result.flatten(0, 1), calls)
-    if len(matmuls(calls)) != len(layer.products):
+    plain_case = checks.Case(configuration, made, layer, ran, x, None, title, checks.short_bits(configuration))
+    if not checks.comparable(plain_case):
         return None
     if not layer.experts:
-        return checks.forward(checks.Case(configuration, made, layer, ran, x, None, title, checks.short_bits(configuration)))
+        return checks.forward(plain_case)
     order, counts = _sorted(inputs["topk_ids"].reshape(len(x), -1).numpy(), chosen["num_experts"])
     tokens = x[torch.from_numpy(order // inputs["topk_ids"].shape[-1])]
     case = checks.Case(configuration, made, layer, ran, tokens, counts, title, checks.short_bits(configuration))

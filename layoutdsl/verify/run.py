@@ -14,6 +14,7 @@ import torch
 from layoutdsl.api import Plan
 from layoutdsl.plan.forward import walk
 from layoutdsl.verify.configurations import Configuration
+from layoutdsl.verify.decode import Array
 from layoutdsl.verify.trace import KernelCall, Tracer
 
 
@@ -63,14 +64,18 @@ def bias_of(plan: Plan, outputs: int, dtype: torch.dtype) -> torch.Tensor | None
     return torch.from_numpy(np.random.default_rng(outputs).uniform(0.5, 2, outputs)).to(dtype)
 
 
-def rows_of(count: int, inputs: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
-    """Activations: normal numbers, one row four times as large, one all zero but for one input."""
+def rows_of(count: int, weights: Array, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """Activations for weights [experts, outputs, inputs]: normal numbers, one row four times as large, one all zero but for one input.
+
+    As large as makes products of about one, so that no 16-bit result overflows.
+    """
+    inputs = weights.shape[2]
     random = np.random.default_rng([seed, count, inputs])
-    rows = random.standard_normal((count, inputs))
+    rows = random.standard_normal((count, inputs)) / max(float(np.sqrt(np.square(weights).sum(2)).max()), 2.0**-14)
     rows[0] *= 4
     if count > 2:
         rows[2] = 0
-        rows[2, inputs // 3] = 1.5
+        rows[2, inputs // 3] = np.abs(rows[1]).max()
     return torch.from_numpy(rows).to(dtype)
 
 

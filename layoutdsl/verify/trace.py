@@ -66,8 +66,13 @@ class Matmul:
 
     @property
     def understood(self) -> bool:
-        """Is the activation what the layer is called with, or quantized with a scale that comes with it? (Not with one of the layer.)"""
-        return self.scale is not None or _single(self.call.arguments[self.activation]).dtype in (torch.float16, torch.bfloat16)
+        """Is it known what goes in and what comes out?
+
+        The activation is what the layer is called with, or quantized with a scale that comes with it (not with one of the layer); the result is quantized by
+        the kernel itself, or is the product (not sums whose scales another kernel multiplies in).
+        """
+        scaled = self.scale is not None or _single(self.call.arguments[self.activation]).dtype in (torch.float16, torch.bfloat16)
+        return scaled and (self.fused or _single(self.call.result).is_floating_point())
 
 
 def _single(value: Any) -> torch.Tensor:
@@ -151,8 +156,9 @@ def matmuls(calls: list[KernelCall]) -> list[Matmul]:
 
 
 def _fits(row: Row, call: KernelCall) -> bool:
-    """Has a call what a row cannot do without, and rows of its dtype?"""
-    if any(call.arguments.get(name) is None for name in row.required):
+    """Has a call what a row cannot do without, nothing that it does not name, and rows of its dtype?"""
+    tensors = [name for name, value in call.arguments.items() if isinstance(value, torch.Tensor) or (isinstance(value, list) and value and isinstance(value[0], torch.Tensor))]
+    if any(call.arguments.get(name) is None for name in row.required) or not set(tensors) <= set(row.arguments):
         return False
     name = next(name for name in row.arguments if name in _ACTIVATIONS)
     return str(_single(call.arguments[name]).dtype).removeprefix("torch.") in _storages(row, row.arguments[name])

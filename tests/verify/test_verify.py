@@ -146,7 +146,7 @@ def test_other_schemes_pass(text: str, tmp_path: Path) -> None:
     report = verify(load_spec(written(text, tmp_path)))
     assert report.findings == []
     assert report.ran["forwards"] > 1
-    assert list(report.not_run) == ["no vectors are shipped with this spec"]
+    assert "no vectors are shipped with this spec" in report.not_run
 
 
 WRONG = [
