@@ -139,11 +139,11 @@ def _weights(case: Case, matmul: Matmul, product: Product) -> Diagnostic | None:
 
 def _added(case: Case, matmul: Matmul, product: Product, found: Array, dtype: str) -> Diagnostic | None:
     """A row of zeros gives the bias of ``value``, or nothing."""
-    wanted = np.zeros_like(found) if product.added is None else np.broadcast_to(product.added, found.shape)
+    wanted = np.zeros_like(found) if product.added is None or not matmul.adds else np.broadcast_to(product.added, found.shape)
     # An int4 kernel takes 8 * (the sum of the weights) away, and the steps' bias gives it back; both have been rounded on their own way.
     terms = 8 * np.abs(product.matrix).sum(2)
     roundings = case.roundings(matmul)
-    allowed = (tolerance.total(roundings) + SUMS) * terms + 2.0 ** -(ELEMENTS[dtype].mantissa + 1) * np.abs(found)
+    allowed = (tolerance.total(roundings) + SUMS) * terms + cast_error(found, getattr(torch, dtype))
     names = case.names(matmul)
     addends = [name for argument, name in names.items() if argument in (*matmul.row.addends, "weight_assist_matrix")]
     guilty = addends[0] if addends else next(iter(names.values()), product.name)
@@ -205,7 +205,7 @@ def activations(case: Case, layer: Layer, ranks: Sequence[Ran]) -> Diagnostic | 
     wanted, gate, up = layer.activated(products)
     gate_error, up_error = layer.halves(_product_error(case, first, gate_up, products, firsts[0].values))
     # |silu'| <= 1.1; then the result of swiglu is rounded too, where it is a tensor of its own.
-    error = 1.1 * np.abs(up) * gate_error + np.abs(gate) * up_error + unit(case) * np.abs(wanted)
+    error = 1.1 * np.abs(up) * gate_error + np.abs(gate) * up_error + cast_error(wanted, case.ran.result.dtype)
     guilty = case.names(first).get(first.weight, gate_up.name)
     message = "silu(gate) * up is not what goes into the second product"
     return _activation(case, _side_by_side([matmuls(ran.calls)[-1].rows for ran in ranks]), wanted, error, guilty, message)
@@ -218,13 +218,23 @@ def _side_by_side(parts: Sequence[Rows]) -> Rows:
 def _product_error(case: Case, matmul: Matmul, product: Product, exact: Array, rows: Array) -> Array:
     """The error that a right kernel may make in a product, before its result is used."""
     relative = tolerance.total(case.roundings(matmul)) + SUMS * 8
-    cast = 0.0 if matmul.fused else unit(case)
-    return cast * np.abs(exact) + relative * product.absolute(rows, case.counts)
+    cast = np.zeros_like(exact) if matmul.fused else cast_error(exact, matmul.result.dtype)
+    return cast + relative * product.absolute(rows, case.counts)
 
 
-def unit(case: Case) -> float:
-    """Half a step of the dtype of the result, relative."""
-    return 2.0 ** -(ELEMENTS[str(case.ran.result.dtype).removeprefix("torch.")].mantissa + 1)
+def cast_error(exact: Array, *dtypes: torch.dtype) -> Array:
+    """Half a step of each of these dtypes, one after the other; of small numbers half the least number."""
+    error = np.zeros_like(exact)
+    for dtype in dict.fromkeys(dtypes):
+        element = ELEMENTS[str(dtype).removeprefix("torch.")]
+        least = 2.0 ** (2 - (1 << (element.exponent - 1)) - element.mantissa)
+        error = error + np.maximum(np.abs(exact) * 2.0 ** -(element.mantissa + 1), least / 2)
+    return error
+
+
+def result_error(ran: Ran, exact: Array) -> Array:
+    """The roundings of the result: the last kernel's, and that of what the forward makes of it."""
+    return cast_error(exact, matmuls(ran.calls)[-1].result.dtype, ran.result.dtype)
 
 
 def _activation(case: Case, found: Rows, wanted: Array, error: Array | float, guilty: str, message: str) -> Diagnostic | None:
@@ -244,9 +254,9 @@ def result(case: Case) -> Diagnostic | None:
     wanted = product(matmul.rows.values, case.counts)
     roundings = case.roundings(matmul)
     relative = tolerance.total(roundings) + SUMS * (8 if matmul.row.addends else 1)
-    allowed = unit(case) * np.abs(wanted) + relative * product.absolute(matmul.rows.values, case.counts)
-    if product.added is not None and all(matmul.call.arguments.get(name) is None for name in matmul.row.addends):
-        allowed = allowed + 2 * unit(case) * np.abs(product.added)  # added behind the kernel: to a result that is rounded already
+    allowed = result_error(case.ran, wanted) + relative * product.absolute(matmul.rows.values, case.counts)
+    if product.added is not None and not matmul.adds:
+        allowed = allowed + cast_error(np.abs(wanted) + np.abs(product.added), case.ran.result.dtype)  # to a result that is rounded already
     guilty = case.names(matmul).get(matmul.weight, product.name)
     why = f"{tolerance.reason(roundings)}; the result in {str(case.ran.result.dtype).removeprefix('torch.')}"
     message = f"`{guilty}`: the forward does not give rows times `{product.name}`"

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from layoutdsl.ir.dtypes import ELEMENTS
+from layoutdsl.kernels import CONTRACTS
 from layoutdsl.plan.groups import schema_of
 from layoutdsl.runtime.kernels import find_kernel
 from layoutdsl.verify.decode import Array
@@ -56,17 +58,18 @@ def probed(matmul: Matmul, inputs: int, experts: int | None, places: Array) -> E
     result = result[0] if isinstance(result, (list, tuple)) else result
     found = result.double().numpy().reshape(count, len(rows), -1)
     weights = (found[:, :-1] - found[:, -1:]) / one
-    bits = np.finfo(np.float16).nmant if result.dtype == torch.float16 else 7 if result.dtype == torch.bfloat16 else 23
-    error = (np.abs(found[:, :-1]) + np.abs(found[:, -1:])) / one * 2.0 ** -(bits + 1)
-    return Effective(weights.transpose(0, 2, 1), found[:, -1], str(result.dtype).removeprefix("torch."), error.transpose(0, 2, 1))
+    name = str(result.dtype).removeprefix("torch.")
+    error = (np.abs(found[:, :-1]) + np.abs(found[:, -1:])) / one * 2.0 ** -(ELEMENTS[name].mantissa + 1)
+    return Effective(weights.transpose(0, 2, 1), found[:, -1], name, error.transpose(0, 2, 1))
 
 
 def _group_list(op: str, arguments: Mapping[str, Any], experts: int, rows: int) -> torch.Tensor:
+    """As many rows for every expert, said in the way of the op."""
     schema = schema_of(op)
     parameter = schema.parameter("group_list_type") if schema is not None else None
-    kind = arguments.get("group_list_type", parameter.default_value if parameter else 1)
+    kind = arguments.get("group_list_type", parameter.default_value if parameter else None)
     counts = torch.full((experts,), rows, dtype=torch.int64)
-    return counts if kind == 1 else counts.cumsum(0)
+    return counts.cumsum(0) if kind == 0 or CONTRACTS[op].group_list == "cumsum" else counts
 
 
 def _grouped_matmul(matmul: Matmul) -> Matmul:

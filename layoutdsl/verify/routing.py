@@ -81,12 +81,12 @@ def _combined(case: checks.Case, inputs: Mapping[str, torch.Tensor], order: Arra
     relative = checks.SUMS * 8 + tolerance.total(case.roundings(last))
     for place, weight, row, term in zip(order, weights, rows, terms):
         wanted[place // choices] += weight * row
-        absolute[place // choices] += weight * (checks.unit(case) * np.abs(row) + relative * term)
+        absolute[place // choices] += weight * (checks.cast_error(row, last.result.dtype) + relative * term)
     moved, why = Rows(first.values[:count], first.step[:count], first.element).error(case.rows) * 1.001, "half a step of the quantization"
     found = numeric("verify-forward", "x", "`x`: tokens are not the rows of their experts", first.values[:count], case.rows, moved, why, (case.title,))
     if found is not None:
         return found
-    allowed = absolute * 1.01 + checks.unit(case) * np.abs(wanted)
+    allowed = absolute * 1.01 + checks.cast_error(wanted, case.ran.result.dtype)
     guilty = case.names(last).get(last.weight, product.name)
     message = f"`{guilty}`: tokens are not the weighted sums of their experts' rows"
     why = f"each row and the sum rounded to {str(case.ran.result.dtype).removeprefix('torch.')}"

@@ -67,11 +67,11 @@ def bias_of(plan: Plan, outputs: int, dtype: torch.dtype) -> torch.Tensor | None
 def rows_of(count: int, weights: Array, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     """Activations for weights [experts, outputs, inputs]: normal numbers, one row four times as large, one all zero but for one input.
 
-    As large as makes products of about one, so that no 16-bit result overflows.
+    As large as makes products of about one in the largest row, so that no 16-bit result overflows and no limit of an activation is met.
     """
     inputs = weights.shape[2]
     random = np.random.default_rng([seed, count, inputs])
-    rows = random.standard_normal((count, inputs)) / max(float(np.sqrt(np.square(weights).sum(2)).max()), 2.0**-14)
+    rows = random.standard_normal((count, inputs)) / max(4 * float(np.sqrt(np.square(weights).sum(2)).max()), 2.0**-14)
     rows[0] *= 4
     if count > 2:
         rows[2] = 0

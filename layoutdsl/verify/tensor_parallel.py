@@ -293,10 +293,10 @@ def _together(case: checks.Case, runs: list[Ran], split: Split) -> Diagnostic | 
     wanted = product(rows, case.counts)
     found = [ran.result.double().numpy() for ran in runs]
     relative = tolerance.total(case.roundings(lasts[0])) + checks.SUMS * (8 if lasts[0].row.addends else 1)
-    unit = checks.unit(case)
     # Every rank rounds its own result.
-    cast: Array = np.abs(np.stack(found)).sum(0) if split.added else np.abs(wanted)
-    allowed = 1.01 * unit * cast + relative * product.absolute(rows, case.counts)
+    casts = [checks.result_error(ran, part) for ran, part in zip(runs, found)]
+    cast: Array = np.stack(casts).sum(0) if split.added else np.concatenate(casts, axis=1)
+    allowed = 1.01 * cast + relative * product.absolute(rows, case.counts)
     together: Array = np.stack(found).sum(0) if split.added else np.concatenate(found, axis=1)
     names = case.names(lasts[0])
     guilty = names.get(lasts[0].weight, product.name)

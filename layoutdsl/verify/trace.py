@@ -25,6 +25,8 @@ from layoutdsl.runtime.kernels import find_kernel
 from layoutdsl.verify.activation import Rows, rows_of
 
 _ACTIVATIONS = ("x", "x1", "input")
+_QUANTIZES_INSIDE = ("npu::npu_quant_grouped_matmul_dequant",)
+"""Kernels that quantize their rows where nobody sees it (source: torch_npu 2.13.0, op documentation)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +67,18 @@ class Matmul:
         return rows_of(_single(self.call.arguments[self.activation]), scale)
 
     @property
+    def result(self) -> torch.Tensor:
+        """What it returned, of several results the first."""
+        result = self.call.result
+        found: torch.Tensor = result if isinstance(result, torch.Tensor) else result[0]
+        return found
+
+    @property
+    def adds(self) -> bool:
+        """Was it given anything to add to the products?"""
+        return any(self.call.arguments.get(name) is not None for name in self.row.addends)
+
+    @property
     def understood(self) -> bool:
         """Is it known what goes in and what comes out?
 
@@ -72,7 +86,7 @@ class Matmul:
         the kernel itself, or is the product (not sums whose scales another kernel multiplies in).
         """
         scaled = self.scale is not None or _single(self.call.arguments[self.activation]).dtype in (torch.float16, torch.bfloat16)
-        return scaled and (self.fused or _single(self.call.result).is_floating_point())
+        return scaled and self.call.op not in _QUANTIZES_INSIDE and (self.fused or self.result.is_floating_point())
 
 
 def _single(value: Any) -> torch.Tensor:
@@ -157,7 +171,11 @@ def matmuls(calls: list[KernelCall]) -> list[Matmul]:
 
 def _fits(row: Row, call: KernelCall) -> bool:
     """Has a call what a row cannot do without, nothing that it does not name, and rows of its dtype?"""
-    tensors = [name for name, value in call.arguments.items() if isinstance(value, torch.Tensor) or (isinstance(value, list) and value and isinstance(value[0], torch.Tensor))]
+    tensors = [
+        name
+        for name, value in call.arguments.items()
+        if isinstance(value, torch.Tensor) or (isinstance(value, list) and value and isinstance(value[0], torch.Tensor))
+    ]
     if any(call.arguments.get(name) is None for name in row.required) or not set(tensors) <= set(row.arguments):
         return False
     name = next(name for name in row.arguments if name in _ACTIVATIONS)
