@@ -170,7 +170,7 @@ def _refusal(op: str, row: Row, mismatch: Mismatch, operands: Mapping[str, Opera
         return Diagnostic(code="contract-layout", message=message, span=operand.span, label=mismatch.reason, where=argument, notes=notes)
     found = type_text(context.space, operand.type)
     wanted = f"wants `{argument}` as `{mismatch.expected}`" if mismatch.expected else f"takes no `{argument}` with operands of these types"
-    message = f"`{short}` {wanted}, the pipeline gives `{found}`"
+    message = f"`{short}` {wanted}, the pipeline gives `{found}`" + (f": {mismatch.reason}" if mismatch.expected == found else "")
     helps = tuple(text for start, text in _MENDS if mismatch.reason.startswith(start))[:1]
     labels = (Label(operand.layer.span, "made here"),) if operand.layer is not None else ()
     return Diagnostic(
@@ -321,7 +321,9 @@ class _Matcher:
         if not against.get(blamed):
             return
         letter, axis, wanted, argument = max(self._disagreements(blamed, votes), key=lambda found: len(votes[found[0]][extents[found[2]]]))
-        reason = f"`{letter}` is `{letter_of(axis)}` here, but `{letter_of(wanted)}` in `{argument}`"
+        names = [letter_of(axis), letter_of(wanted)]
+        ours, theirs = names if names[0] != names[1] else (axis, wanted)  # the same letter of two members
+        reason = f"`{letter}` is `{ours}` here, but `{theirs}` in `{argument}`"
         raise Mismatch(blamed, self._with_dtypes(_row_type(texts[blamed]).span.text), reason)
 
     @staticmethod

@@ -38,7 +38,7 @@ def against(spec: Spec, name: str, given: Mapping[str, Any], progress: Progress 
     Raises: DiagnosticError with ``against-import``.
     """
     report, started = Report(), time.perf_counter()
-    report.findings += [finding for finding in validate(spec) if finding.severity == "error"]
+    report.add(*(finding for finding in validate(spec) if finding.severity == "error"))
     if report.findings:
         return report
     made = imported(name)

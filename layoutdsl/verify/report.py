@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from layoutdsl.diagnostics import Diagnostic
 
@@ -15,12 +16,12 @@ Progress = Callable[[str], None]
 
 @dataclass(slots=True)
 class Report:
-    """findings: what failed. ran: how many of what were run. not_run: what could not be, and why, with the number of configurations."""
+    """ran: how many of what were run. not_run: what could not be, and why, with the number of configurations."""
 
-    findings: list[Diagnostic] = field(default_factory=list)
     ran: dict[str, int] = field(default_factory=dict)
     not_run: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    _found: dict[Any, list[Diagnostic]] = field(default_factory=dict)
 
     def count(self, what: str) -> None:
         self.ran[what] = self.ran.get(what, 0) + 1
@@ -28,13 +29,16 @@ class Report:
     def skip(self, why: str) -> None:
         self.not_run[why] = self.not_run.get(why, 0) + 1
 
-    def add(self, finding: Diagnostic) -> None:
-        """A finding; of those with one rule and one message the first stays, and counts the others."""
-        for i, known in enumerate(self.findings):
-            if (known.code, known.message) == (finding.code, finding.message):
-                others = sum(note.startswith("also in ") for note in known.notes)
-                notes = known.notes[:-1] if others else known.notes
-                count = int(known.notes[-1].split()[2]) + 1 if others else 1
-                self.findings[i] = replace(known, notes=(*notes, f"also in {count} more run{'s' if count > 1 else ''}"))
-                return
-        self.findings.append(finding)
+    def add(self, *findings: Diagnostic) -> None:
+        for finding in findings:
+            place = finding.span.start if finding.span is not None else None
+            self._found.setdefault((finding.code, finding.message, place), []).append(finding)
+
+    @property
+    def findings(self) -> list[Diagnostic]:
+        """What failed, in order; of what failed in several runs the first, which then says in how many more."""
+        return [first if not others else _repeated(first, len(others)) for first, *others in self._found.values()]
+
+
+def _repeated(finding: Diagnostic, more: int) -> Diagnostic:
+    return replace(finding, notes=(*finding.notes, f"also in {more} more run{'s' if more > 1 else ''}"))

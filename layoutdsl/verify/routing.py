@@ -31,7 +31,9 @@ def check(configuration: Configuration, chosen: Mapping[str, int]) -> Diagnostic
     layer = layer_of(configuration.spec.document, configuration.plan.data, made.values)
     if layer is None:
         return None
-    x = rows_of(_BATCH * _LENGTH, layer.products[0].matrix, dtype_of(configuration))
+    # Where nothing depends on the dtype of the model, all other checks are run with bfloat16.
+    dtype = dtype_of(configuration) if "params_dtype" in configuration.given else torch.float16
+    x = rows_of(_BATCH * _LENGTH, layer.products[0].matrix, dtype)
     module, title = applied(plan, made.tensors), f"in: {configuration.title}; x of three dims"
     inputs = _routing(chosen["num_experts"]) if layer.experts else {}
     batch = x.reshape(_BATCH, _LENGTH, -1)

@@ -65,11 +65,12 @@ def splits(configuration: Configuration) -> list[tuple[Configuration, Split]]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
 class Lost(Exception):
     """A parameter of which the ranks together hold less than the checkpoint."""
 
-    finding: Diagnostic
+    def __init__(self, finding: Diagnostic) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
 
 
 class NotDivisible(Exception):

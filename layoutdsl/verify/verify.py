@@ -40,12 +40,12 @@ def verify(spec: Spec, given: Mapping[str, Any] | None = None, *, quick: bool = 
     A spec that does not validate is reported as ``validate`` does.
     """
     report, started = Report(), time.perf_counter()
-    report.findings += [finding for finding in validate(spec) if finding.severity == "error"]
+    report.add(*(finding for finding in validate(spec) if finding.severity == "error"))
     if not report.findings:
         try:
             _verify(spec, resolve(settings_of(spec.document), given or {}), report, quick, progress)
         except DiagnosticError as error:
-            report.findings += error.diagnostics
+            report.add(*error.diagnostics)
     report.seconds = time.perf_counter() - started
     return report
 
