@@ -110,17 +110,18 @@ def rows_for(op: str, device: str, consumer: str | None) -> tuple[Row, ...]:
 
 
 def check_call(contract: Contract, rows: tuple[Row, ...], operands: Mapping[str, Operand], context: Context, span: Span, here: str) -> Verdict:
-    """The verdict of the first row that fits, or the refusal of the row that was meant.
+    """The verdict of a row that fits, or the refusal of the row that was meant.
 
     operands: by argument, what is left out included with the schema's default. here: a name of the call, from which axes that only its results have are named.
     """
     failures: list[tuple[tuple[int, int], Row, Mismatch]] = []
-    for row in rows:
+    # The row that was meant is tried first: it mostly fits.
+    for likeness, row in sorted(((_likeness(contract, row, operands), row) for row in rows), key=lambda found: -found[0]):
         matcher = _Matcher(contract, row, operands, context, here)
         try:
             return matcher.match(span)
         except Mismatch as mismatch:
-            failures.append(((_likeness(contract, row, operands), matcher.matched), row, mismatch))
+            failures.append(((likeness, matcher.matched), row, mismatch))
     _, closest, reason = max(failures, key=lambda failure: failure[0])
     return Verdict((_refusal(contract.op, closest, reason, operands, context, span),), results=(None,) * len(contract.schema.returns))
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
+
+import torch
 
 from layoutdsl.api import Plan, Spec, validate
 from layoutdsl.compiler.config import resolve, settings_of
@@ -43,11 +46,23 @@ def verify(spec: Spec, given: Mapping[str, Any] | None = None, *, quick: bool = 
     report.add(*(finding for finding in validate(spec) if finding.severity == "error"))
     if not report.findings:
         try:
-            _verify(spec, resolve(settings_of(spec.document), given or {}), report, quick, progress)
+            with _one_thread():
+                _verify(spec, resolve(settings_of(spec.document), given or {}), report, quick, progress)
         except DiagnosticError as error:
             report.add(*error.diagnostics)
     report.seconds = time.perf_counter() - started
     return report
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The tensors are small: more threads of torch would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _verify(spec: Spec, given: Mapping[str, Any], report: Report, quick: bool, progress: Progress) -> None:

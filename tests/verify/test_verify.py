@@ -18,11 +18,6 @@ from layoutdsl.verify.trace import Tracer, matmuls
 from layoutdsl.verify.verify import verify
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("name", bundled())
 def test_bundled_specs_pass(name: str) -> None:
     spec = load_spec(name)
