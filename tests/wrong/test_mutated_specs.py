@@ -247,7 +247,10 @@ MUTATIONS = (
         ("read-after-delete", "- return: npu_grouped_matmul([hq], [w2_weight], scale=w2_weight_scale_list"),
     ),
     moe(
-        "not unbound", "<p>_weight_scale | unbind(e) | clone", "<p>_weight_scale | clone", ("argument-kind", "- hq, hs: _C_ascend.grouped_matmul_swiglu_quant_v2(xq, (w13_weight_list")
+        "not unbound",
+        "<p>_weight_scale | unbind(e) | clone",
+        "<p>_weight_scale | clone",
+        ("argument-kind", "- hq, hs: _C_ascend.grouped_matmul_swiglu_quant_v2(xq, (w13_weight_list"),
     ),
     moe(
         "elements of a list not viewed",
