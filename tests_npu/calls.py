@@ -147,6 +147,16 @@ CALLS = {
         "row": call(t(F32, 1, N), t(F32, 1, N)),
         "one-scale": call(t(F32, 1), t(F32, N), 1),
     },
+    "npu::npu_dequant_swiglu_quant": {
+        "experts": call(
+            *(t(I32, M, 2 * N),),
+            **{"weight_scale": t(F32, E, 2 * N), "activation_scale": t(F32, M), "group_index": t(I64, E), "activate_left": True, "quant_mode": 1},
+        ),
+        "one-matmul": call(t(I32, M, 2 * N), weight_scale=t(F32, 2 * N), activation_scale=t(F32, M), quant_mode=1),
+    },
+    "npu::npu_quant_grouped_matmul_dequant": {
+        "310p": call(t(F16, M, K), t(I8, E, N, K), t(F32, E, N), t(I64, E)),
+    },
     "npu::npu_matmul_compress_dequant": {
         "static": call(t(I8, M, K), t(I8, K * N // 2), t(I8, 16), t(I32, 1, N), t(U64, 1, N), offsetX=0),
     },

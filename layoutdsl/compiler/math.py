@@ -188,9 +188,24 @@ class Math:
             assert digit is not None
             if not self._determined(digit):
                 self._free_index(digit, expr)
-            return ("loop", digit.axis, digit.div, digit.ext), Size.of(0), digit.ext - 1
+            return self._from_loops(digit), Size.of(0), digit.ext - 1
         size = size_of(expr, self.context)
         return size, size, size
+
+    def _from_loops(self, digit: Digit) -> Any:
+        """A digit that the loops determine, as an expression over them: a loop itself, or the quotient and remainder of the index that they make together."""
+        loops = [loop for loop in self.loops if loop.axis == digit.axis]
+        if any((loop.div, loop.ext) == (digit.div, digit.ext) for loop in loops):
+            return ("loop", digit.axis, digit.div, digit.ext)
+        chain, facts = sorted_chain(self.context.space, loops), self.context.facts
+        assert chain is not None  # or the digit would not be determined
+        base, index = chain[0].div, None
+        for loop in chain:
+            part: Any = ("loop", loop.axis, loop.div, loop.ext)
+            part = part if loop.div == base else ("*", part, facts.div(loop.div, base))
+            index = part if index is None else ("+", index, part)
+        coarse = index if digit.div == base else ("//", index, facts.div(digit.div, base))
+        return coarse if digit.top else ("%", coarse, digit.ext)
 
     def _mentions_loop(self, expr: Expr) -> bool:
         return any(isinstance(node, Name) and node.id in self.context.axes for node in nodes(expr))

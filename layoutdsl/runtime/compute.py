@@ -456,7 +456,8 @@ def _steps(place: _Place, picks: Mapping[str, Any], operand: _Operand, scope: _S
         single = sum(other.axis == place.axis for other in operand.places) == 1
         if affine is not None and place.div == 1 and single:
             _check_range(affine, place, scope)
-            return affine
+            if all(step >= 0 for step in affine[1].values()):  # torch has no views that run backwards
+                return affine
         return _digit_of(_index(picks[place.axis], scope), place)
     chain = _chain(place.axis, scope)
     atoms = _nested(place, chain)
@@ -489,7 +490,10 @@ def _affine(index: Any, scope: _Scope) -> tuple[int, dict[int, int]] | None:
         return index, {}
     if index[0] == "loop":
         _, axis, div = index
-        return 0, {dim: atom.div // div for dim, atom in enumerate(scope.atoms) if (atom.axis, atom.loop_div) == (axis, div)}
+        found = {dim: atom.div // div for dim, atom in enumerate(scope.atoms) if (atom.axis, atom.loop_div) == (axis, div)}
+        if not found and any(atom.axis == axis for atom in scope.atoms):
+            raise ValueError(f"no loop runs over axis `{axis}` per {div}")
+        return 0, found
     parts = [_affine(part, scope) for part in index[1:]]
     if parts[0] is None or parts[1] is None:
         return None
