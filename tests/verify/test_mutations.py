@@ -59,6 +59,7 @@ ROUNDED = "float32(float16(<p>_weight_scale[e, n] * <p>_weight_scale_second[e, n
 ROUNDED_STEP = f"  - <p>_weight_scale[e, k//g, n]: {ROUNDED}\n"
 VALUE = "<p>_weight[e, n, k] * <p>_weight_scale[e, n] * <p>_weight_scale_second[e, n, k//g]"
 EXCHANGED = "_scale[e, n = half - n//half * half + n%half]"
+EXCHANGE_STEP = "  - w13_weight_scale[e, n, k//K]: w13_weight_scale[e, n = n%(N//2) + N//2 * (1 - n//(N//2)), k//K]\n    when: not ct\n"
 PARTIAL_SUMS = "sum[k//chunk](<p>_scale_bias[e, n, k//chunk])"
 PARTIAL_STEP = "  - <p>_scale_bias: transpose(k//chunk, n) | contiguous\n    when: packed\n"
 DELETE = "  - delete: <p>_weight_scale_second, <p>_weight_offset_second\n    when: grouped and not ct\n"
@@ -149,6 +150,7 @@ MUTATIONS = (
         VALUE.replace("_scale[e, n]", "_scale[e, n = N - 1 - n]"),
         ("verify-weights", "w13_weight_scale"),
     ),
+    moe("M29 the scales of gate and up exchanged", ROUNDED_STEP, EXCHANGE_STEP + ROUNDED_STEP, ("verify-vectors", "w13_weight_scale")),
     moe("value with the scales of gate and up exchanged", VALUE, VALUE.replace("_scale[e, n]", EXCHANGED), ("verify-weights", "w13_weight_scale")),
     moe(
         "scale through float16, compressed",
