@@ -150,7 +150,7 @@ MUTATIONS = (
         VALUE.replace("_scale[e, n]", "_scale[e, n = N - 1 - n]"),
         ("verify-weights", "w13_weight_scale"),
     ),
-    moe("M29 the scales of gate and up exchanged", ROUNDED_STEP, EXCHANGE_STEP + ROUNDED_STEP, ("verify-vectors", "w13_weight_scale")),
+    moe("M29 the scales of gate and up exchanged", ROUNDED_STEP, EXCHANGE_STEP + ROUNDED_STEP, ("verify-weights", "w13_weight_scale")),
     moe("value with the scales of gate and up exchanged", VALUE, VALUE.replace("_scale[e, n]", EXCHANGED), ("verify-weights", "w13_weight_scale")),
     moe(
         "scale through float16, compressed",
