@@ -150,7 +150,11 @@ CALLS = {
     "npu::npu_dequant_swiglu_quant": {
         "experts": call(
             *(t(I32, M, 2 * N),),
-            weight_scale=t(F32, E, 2 * N), activation_scale=t(F32, M), group_index=t(I64, E), activate_left=True, quant_mode=1,
+            weight_scale=t(F32, E, 2 * N),
+            activation_scale=t(F32, M),
+            group_index=t(I64, E),
+            activate_left=True,
+            quant_mode=1,
         ),
         "one-matmul": call(t(I32, M, 2 * N), weight_scale=t(F32, 2 * N), activation_scale=t(F32, M), quant_mode=1),
     },
