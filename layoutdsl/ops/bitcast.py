@@ -25,6 +25,7 @@ class Bitcast(Op):
         Example("int4[n, k] in int8[k, n//2 | n%2]", "bitcast(int32)", "int4[n, k] in int32[k, n//8 | n%8]"),
         Example("int4[n, k] in int32[k, n//8 | n%8]", "bitcast(int8)", "int4[n, k] in int8[k, n//2 | n%2]"),
         Example("float32[n]", "bitcast(int32)", "float32[n] in int32[n]"),
+        Example("int8[e, n, k] in int8[n, 0, e, k] over [e, n, k, 0]", "bitcast(int32)", "int8[e, n, k] in int32[n, 0, e, k//4 | k%4] over [e, n, 0, k//4]"),
         Example("int4[n, k] in int8[n, k]", "bitcast(uint8)", "int4[n, k] in sext uint8[n, k]"),
         Example("int4[n, k] in int8[k, n//2 | n%2] over nz[k, n//2]", "bitcast(int32)", "int4[n, k] in int32[k, n//8 | n%8] over nz[k, n//8]"),
     )
@@ -47,6 +48,7 @@ class Bitcast(Op):
         if kind.carriage == "value" or (kind.carriage == "bits" and kind.extension):
             carried = f"{kind.element.name} is carried by value in {old.name}" if kind.carriage == "value" else f"{old.name} holds extended {kind.element.name}"
             raise Reject("bitcast-by-value", f"`bitcast({new.name})` joins or splits bytes, but {carried}: nothing is packed", helps=["`pack` first"])
+        kind = _last_last(kind)
         if not kind.contiguous and kind.order[-1] != len(kind.dims) - 1:
             where = dims_text(space, [kind.dims[d] for d in kind.order])
             message = f"`bitcast({new.name})` joins neighbours of the last dim, which is not the fastest in memory"
@@ -59,6 +61,14 @@ class Bitcast(Op):
         *index, last = position[0]
         slot = last * after.lanes + position[1]
         return (*index, slot // before.lanes), slot % before.lanes
+
+
+def _last_last(kind: TensorType) -> TensorType:
+    """Dims of one index may stand anywhere in memory (ND): where only they stand behind the last dim, it is the fastest."""
+    last, real = len(kind.dims) - 1, [d for d in kind.order if not all(digit.unit for digit in kind.dims[d])]
+    if kind.format or not real or real[-1] != last:
+        return kind
+    return with_dims(kind, kind.dims, (*(d for d in kind.order if d != last), last))
 
 
 def _same_width(kind: TensorType, storage: str) -> TensorType:
