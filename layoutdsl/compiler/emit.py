@@ -190,7 +190,7 @@ def _classes(source: program.Program) -> dict[int, str]:
     for instruction in source.code:
         result = instruction.result
         if isinstance(instruction, program.Compute):
-            reads = list(_reads(instruction.expr))
+            reads = program.values_in(instruction.expr)
             own = _class_of_math(instruction.expr, result.type)
         else:
             reads = [instruction.of]
@@ -217,19 +217,11 @@ def _summed(source: program.Program) -> set[int]:
     """Values whose bits a float sum decides."""
     found: set[int] = set()
     for instruction in source.code:
-        operands = [instruction.of] if not isinstance(instruction, program.Compute) else list(_reads(instruction.expr))
+        operands = [instruction.of] if not isinstance(instruction, program.Compute) else program.values_in(instruction.expr)
         own = isinstance(instruction, program.Compute) and _has_float_sum(instruction.expr, instruction.result.type.element.name)
         if own or any(value.number in found for value in operands):
             found.add(instruction.result.number)
     return found
-
-
-def _reads(node: Any) -> Any:
-    if isinstance(node, program.Value):
-        yield node
-    elif isinstance(node, tuple):
-        for part in node:
-            yield from _reads(part)
 
 
 def _has_float_sum(node: Any, element: str) -> bool:

@@ -114,20 +114,22 @@ class ForwardTypes:
         """Type all lines in every case. Raises Undecided."""
         self.names = {name for line in lines for name in line.targets}
         for case in self._cases(lines):
-            self.scope, failed = _Scope(case), False
+            self.scope = _Scope(case)
+            before = len(self.problems)
             for line in lines:
-                if failed or not all(self._holds(condition) for condition in line.conditions):
-                    continue
-                before = len(self.problems)
-                try:
-                    self._line(line)
-                except DiagnosticError as error:
-                    self.problems += error.diagnostics
-                except Silenced:
-                    pass
-                failed = len(self.problems) > before and any(problem.severity == "error" for problem in self.problems[before:])
-                if failed:
-                    break
+                self._guarded(line)
+                if len(self.problems) > before:
+                    break  # what follows would only say it again
+
+    def _guarded(self, line: Line) -> None:
+        """Type one line; its problems are collected."""
+        try:
+            if all(self._holds(condition) for condition in line.conditions):
+                self._line(line)
+        except DiagnosticError as error:
+            self.problems += error.diagnostics
+        except Silenced:
+            pass
 
     def _cases(self, lines: list[Line]) -> Iterator[Case]:
         """Every way to call the layer that the lines tell apart."""
@@ -198,8 +200,7 @@ class ForwardTypes:
             return
         extents = [self._extent(dim) for dim in kind.dims]
         if extents != [self.extents[ROWS], self.extents[self.columns[1]]] or ELEMENTS[kind.element.name].kind != "float":
-            wanted = replace(native_type("bfloat16", ()), dims=tuple((Digit(axis, Size.of(1), self.extents[axis]),) for axis in (ROWS, self.columns[1])))
-            shown = type_text(self.context.space, replace(wanted, logical=tuple(d for dim in wanted.dims for d in dim), order=(0, 1)))
+            shown = type_text(self.context.space, self._native("bfloat16", ROWS, self.columns[1]))
             message = f"the layer returns `{type_text(self.context.space, kind)}`, not rows of its output such as `{shown}`"
             fail("forward-result", line.body.span, message, helps=("return the result of the last matmul",))
 
@@ -287,8 +288,8 @@ class ForwardTypes:
         if self.columns is None:
             return Operand(span, known=False)
         document, dtype = self.state.world.document, self.scope.case.x_dtype
-        if name == "x" and (not self.scope.case.x_quantized or ELEMENTS[dtype].bits == 8):
-            return Operand(span, self._native(dtype, ROWS, self.columns[0])) if dtype not in ("uint8",) else Operand(span, known=False)
+        if name == "x" and (not self.scope.case.x_quantized or dtype in ("int8", "e4m3", "float8_e4m3fn")):  # others hold several values in one
+            return Operand(span, self._native(dtype, ROWS, self.columns[0]))
         if name == "bias" and document.layer.value != "moe" and dtype in self._params_dtypes():
             return Operand(span, self._native(dtype, self.columns[1]))
         if name == "group_list":
@@ -410,7 +411,7 @@ class ForwardTypes:
         context, found, here = self._context_of(operands.values()), None, f"call{expr.span.start}"
         names = {self.here, *(self.context.member.expand(node.id) for node in nodes(expr) if isinstance(node, Name))}
         # Devices and consumers with the same rows are one case.
-        for rows, device in {rows_for(op, device, consumer): device for device in self._devices() for consumer in self._consumers(op)}.items():
+        for rows, device in {rows_for(op, device, consumer): device for device in self.state.world.devices for consumer in self._consumers(op)}.items():
             if not rows:
                 known = ", ".join(dict.fromkeys(d for row in CONTRACTS[op].rows for d in row.devices))
                 fail("contract-device", expr.name_span, f"no contract row of `{expr.name}` holds for device {device}", helps=(f"rows hold for: {known}",))
@@ -432,7 +433,7 @@ class ForwardTypes:
         if self.state.world.concrete:
             return
         for limit in verdict.limits:
-            values = broken_by_defaults(limit, self.state.contexts[next(iter(self.state.contexts))])
+            values = broken_by_defaults(limit, next(iter(self.state.contexts.values())))
             if values and not self.state.accept(limit.slug, names):
                 self.problems.append(_broken(limit, values, expr))
 
@@ -442,12 +443,6 @@ class ForwardTypes:
         while isinstance(instruction := makers.get(value.number), (Move, Opaque)):
             value = instruction.of
         return value.span.start
-
-    def _devices(self) -> tuple[str, ...]:
-        """The device of this world, or all that the spec holds for where no case asks."""
-        world = self.state.world
-        decided = world.config.get("device")
-        return (str(decided),) if decided is not None else tuple(map(str, world.settings["device"].values or ()))
 
     def _consumers(self, op: str) -> tuple[str | None, ...]:
         if not any(row.consumers for row in CONTRACTS[op].rows):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layoutdsl.compiler.elaborate import Elaboration
 from layoutdsl.diagnostics import Diagnostic
-from layoutdsl.ir.program import Compute, Move, Opaque, Value
+from layoutdsl.ir.program import Compute, Move, Opaque, Value, values_in
 
 
 def check_liveness(state: Elaboration) -> list[Diagnostic]:
@@ -14,7 +14,7 @@ def check_liveness(state: Elaboration) -> list[Diagnostic]:
     A scalar or a vector is not worth a finding; a tensor over two axes is memory.
     """
     findings = []
-    read_by_math = {value.number for instruction in state.code if isinstance(instruction, Compute) for value in _reads(instruction.expr)}
+    read_by_math = {value.number for instruction in state.code if isinstance(instruction, Compute) for value in values_in(instruction.expr)}
     moved = {instruction.of.number for instruction in state.code if isinstance(instruction, (Move, Opaque))}
     forward_reads = {binding.value.number for binding in state.bindings.values() if binding.read and isinstance(binding.value, Value)}
     for name, parameter in state.parameters.items():
@@ -38,16 +38,10 @@ def check_liveness(state: Elaboration) -> list[Diagnostic]:
 
 def used(state: Elaboration) -> set[int]:
     """Where the parameters are declared that math or the forward reads in this world."""
-    math = {value.number for instruction in state.code if isinstance(instruction, Compute) for value in _reads(instruction.expr)}
+    math = {value.number for instruction in state.code if isinstance(instruction, Compute) for value in values_in(instruction.expr)}
     called = {name for name, binding in state.bindings.items() if binding.read}
     return {p.value.span.start for name, p in state.parameters.items() if p.value.number in math or name in called}
 
 
 def _last_read_is_forward(state: Elaboration, name: str) -> bool:
     return name in state.forward_names
-
-
-def _reads(node: object) -> list[Value]:
-    if isinstance(node, Value):
-        return [node]
-    return [value for part in node for value in _reads(part)] if isinstance(node, tuple) else []

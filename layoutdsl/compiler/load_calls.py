@@ -21,15 +21,10 @@ def check_load_calls(state: Elaboration) -> list[Diagnostic]:
         if not isinstance(instruction, Opaque):
             continue
         check = _cast if instruction.function == "format_cast" else _kernel
-        problem = next((problem for device in _devices(state) if (problem := check(instruction, device, state)) is not None), None)
+        problem = next((problem for device in state.world.devices if (problem := check(instruction, device, state)) is not None), None)
         if problem is not None and not state.accept(problem.code, {instruction.result.name}):
             found.append(problem)
     return found
-
-
-def _devices(state: Elaboration) -> tuple[str, ...]:
-    decided = state.world.config.get("device")
-    return (str(decided),) if decided is not None else tuple(map(str, state.world.settings["device"].values or ()))
 
 
 def _cast(instruction: Opaque, device: str, state: Elaboration) -> Diagnostic | None:

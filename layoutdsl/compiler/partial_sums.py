@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from layoutdsl.compiler.elaborate import Elaboration
-from layoutdsl.ir.program import Compute, Value
+from layoutdsl.ir.program import Compute, Value, values_in
+from layoutdsl.plan.sizes import SPLIT_SIZES
 
 
 def split_axes(state: Elaboration) -> frozenset[str]:
@@ -17,8 +18,8 @@ def split_axes(state: Elaboration) -> frozenset[str]:
     config, layer = state.world.config, state.world.document.layer.value
     if config.get("tp_rank") == 0 or config.get("tp_size") == 1:
         return frozenset()
-    size = {"linear": "input_size", "ds_linear": "input_size", "moe": "intermediate_size_per_partition"}.get(layer)
-    if size is None or (size == "input_size" and config.get("layer_type") == "column"):
+    size = SPLIT_SIZES.get((layer, "row"))  # the inputs, unless the layer is known to be split by its outputs
+    if size is None or size != SPLIT_SIZES[layer, str(config.get("layer_type", "row"))]:
         return frozenset()
     extents = {axis: extent for context in state.contexts.values() for axis, extent in context.space.extents.items()}
     return frozenset(axis for axis, extent in extents.items() if size in extent.symbols)
@@ -35,7 +36,7 @@ def is_part(state: Elaboration, value: Value, axis: str) -> bool:
         if isinstance(instruction, Compute):
             if _sums_over(instruction.expr, axis) or (instruction.expr[0] == "const" and instruction.expr[2] == 0):
                 return True
-            pending += _reads(instruction.expr)
+            pending += values_in(instruction.expr)
         else:
             pending.append(instruction.of)
     return False
@@ -45,9 +46,3 @@ def _sums_over(expr: Any, axis: str) -> bool:
     if not isinstance(expr, tuple) or not expr:
         return False
     return (expr[0] == "sum" and any(loop.axis == axis for loop in expr[1])) or any(_sums_over(part, axis) for part in expr[1:])
-
-
-def _reads(node: Any) -> list[Value]:
-    if isinstance(node, Value):
-        return [node]
-    return [value for part in node for value in _reads(part)] if isinstance(node, tuple) else []

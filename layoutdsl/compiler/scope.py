@@ -107,6 +107,12 @@ class World:
         """Are the cases of all facets known?"""
         return len(self.cases) == sum(len(facet.cases) for facet in self.document.variants)
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device of this world, or all that the spec holds for where no case asks."""
+        decided = self.config.get("device")
+        return (str(decided),) if decided is not None else tuple(map(str, self.settings["device"].values or ()))
+
     def describe(self) -> str:
         """The decided names that matter, for messages."""
         cases = [name for name, holds in self.cases.items() if holds]

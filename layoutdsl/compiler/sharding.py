@@ -16,9 +16,8 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.layout import Digit, TensorType, letter
 from layoutdsl.ir.program import Condition, Parameter
 from layoutdsl.ir.symbolic import Proved, Refuted, Size, Verdict
+from layoutdsl.plan.sizes import SPLIT_SIZES
 from layoutdsl.syntax.document import SegmentDecl
-
-_SPLIT = {("linear", "row"): "input_size", ("linear", "column"): "output_size", ("ds_linear", "row"): "input_size", ("ds_linear", "column"): "output_size"}
 
 
 def check_sharding(state: Elaboration) -> list[Diagnostic]:
@@ -98,7 +97,7 @@ def shard_conditions(state: Elaboration) -> list[Condition]:
     tp_size = config.get("tp_size")
     if not isinstance(tp_size, int) or tp_size < 2:
         return []
-    size = _SPLIT.get((layer, str(config.get("layer_type", "column"))), "intermediate_size_per_partition" if layer == "moe" else "")
+    size = SPLIT_SIZES.get((layer, str(config.get("layer_type", "column"))), "")
     named = {axis: _parts(segment, context, axis) for segment, context, axis in _segments(state)}
     found: dict[str, Condition] = {}
     for name, parameter in state.parameters.items():

@@ -29,6 +29,13 @@ class Value:
 MathExpr = tuple[Any, ...]
 
 
+def values_in(expr: Any) -> list[Value]:
+    """The values that a math expression reads, in the order of its text."""
+    if isinstance(expr, Value):
+        return [expr]
+    return [value for part in expr for value in values_in(part)] if isinstance(expr, tuple) else []
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Move:
     result: Value

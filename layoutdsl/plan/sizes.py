@@ -22,6 +22,13 @@ LAYER_SIZES: Mapping[str, tuple[str, ...]] = {
 }
 """Sizes by layer kind, per partition; another layer kind may use all of them."""
 
+SPLIT_SIZES: Mapping[tuple[str, str], str] = {
+    **{(layer, "row"): "input_size" for layer in ("linear", "ds_linear")},
+    **{(layer, "column"): "output_size" for layer in ("linear", "ds_linear")},
+    **{("moe", layer_type): "intermediate_size_per_partition" for layer_type in ("row", "column")},
+}
+"""The size that tensor parallelism splits, by layer kind and ``layer_type`` (which says nothing of experts)."""
+
 LARGEST_FACTORED = 2**40
 """`near_square` tries divisors one by one; no layer comes near this size."""
 

@@ -18,6 +18,7 @@ from layoutdsl.plan.codec import plan_hash
 from layoutdsl.plan.forward import INPUTS
 from layoutdsl.plan.model import FLOAT4_E2M1FN_X2, Plan
 from layoutdsl.runtime import python_source, routing
+from layoutdsl.runtime.dtypes import TORCH
 from layoutdsl.runtime.kernels import Kernel, find_kernel
 from layoutdsl.runtime.python_source import HELPERS, Source
 
@@ -60,8 +61,8 @@ class Forward:
             function = self.function(x.device.type)
         try:
             return function(module, x, **given)
-        except AttributeError:
-            _check_module(module, self.source.tensors)
+        except (AttributeError, DiagnosticError):
+            _check_module(self.plan, module, self.source.tensors)  # what is wrong is mostly the layer
             raise
 
 
@@ -99,6 +100,11 @@ def _refuse(message: str, *helps: str) -> NoReturn:
 
 
 def _check_inputs(made: Source, x: torch.Tensor, given: Mapping[str, Any]) -> None:
+    for name, value in (("x", x), *given.items()):
+        if name in INPUTS and name != "group_list_type" and not isinstance(value, torch.Tensor):
+            _refuse(f"`{name}` is of type {type(value).__name__}, not a torch tensor", "pass a tensor")
+        if name in ("group_list", "topk_ids") and value.is_floating_point():
+            _refuse(f"`{name}` counts in {str(value.dtype).removeprefix('torch.')}", "pass integers")
     for name in given:
         if name not in INPUTS:
             _refuse(f"`{name}` is not an input of a layer", f"inputs are {', '.join(INPUTS)}")
@@ -115,7 +121,7 @@ def _check_inputs(made: Source, x: torch.Tensor, given: Mapping[str, Any]) -> No
 
 def _check_routing(experts: int, rows: int, given: Mapping[str, Any]) -> None:
     """The routing of every token, or rows that are sorted by expert and the list that says so."""
-    routed, listed = given.keys() & {"topk_ids", "topk_weights"}, given.keys() & {"group_list", "group_list_type"}
+    routed, listed = ([name for name in names if name in given] for names in (("topk_ids", "topk_weights"), ("group_list", "group_list_type")))
     both = "pass `topk_ids` and `topk_weights`, or `x` sorted by expert and its `group_list`"
     if len(routed) == 1 or (routed and listed) or (not routed and "group_list" not in given):
         _refuse(f"experts need the routing or the result of it, and given are: {', '.join((*routed, *listed)) or 'neither'}", both)
@@ -132,12 +138,20 @@ def _check_routing(experts: int, rows: int, given: Mapping[str, Any]) -> None:
         _refuse(message, "pass both as [tokens, experts per token]")
 
 
-def _check_module(module: torch.nn.Module, names: Iterable[str]) -> None:
-    """Everything that the forward reads is there."""
+def _check_module(plan: Plan, module: torch.nn.Module, names: Iterable[str]) -> None:
+    """Everything that the forward reads is there, as the plan leaves it."""
+    types = {node.id: node.type for node in (*plan.inputs, *plan.code)}
+    wanted = {output.name: types[output.value] for output in plan.outputs if output.kind != "value"}
+    helps = ("apply the plan to the module first",)
     for name in names:
         found: Any = module
         for part in name.split("."):
             found = getattr(found, part, None)
         if found is None:
-            message = f"`{name}` is not on the module"
-            raise DiagnosticError(Diagnostic(code="tensor-missing", message=message, where=name, helps=("apply the plan to the module first",)))
+            raise DiagnosticError(Diagnostic(code="tensor-missing", message=f"`{name}` is not on the module", where=name, helps=helps))
+        kind = wanted.get(name)
+        tensor = found[0] if isinstance(found, (list, tuple)) and found else found
+        if kind is not None and isinstance(tensor, torch.Tensor) and (tensor.dtype != TORCH[kind.storage] or tuple(tensor.shape) != kind.shape):
+            ours = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+            message = f"`{name}` is {ours} on the module, and the plan leaves {kind.storage} {list(kind.shape)}"
+            raise DiagnosticError(Diagnostic(code="tensor-shape", message=message, where=name, helps=helps))
