@@ -67,6 +67,6 @@ def test_a_wrong_call(what: str, call: Callable[..., Any]) -> None:
 
 def test_a_layer_as_it_was_loaded(plan: layoutdsl.Plan) -> None:
     """The shapes of the checkpoint are not those of the kernel: the layer is blamed, not the call."""
-    with pytest.raises(DiagnosticError, match="`w13_weight` is int8.*the plan leaves int32") as caught:
+    with pytest.raises(DiagnosticError, match=r"`w13_weight` is int8.*the plan leaves int32") as caught:
         plan.forward(loaded(plan), X, **ROUTED)
     assert caught.value.diagnostics[0].code == "tensor-shape"
