@@ -6,7 +6,7 @@ BIN       = $(VENV)/bin
 NPU_VENV ?= .venv-npu
 NPU_BIN   = LD_LIBRARY_PATH=$(abspath $(NPU_VENV))/cann-stubs$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH} $(NPU_VENV)/bin
 
-.PHONY: demo test test-npu schemas check fix clean
+.PHONY: demo test test-npu schemas schemes check fix clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,9 +37,13 @@ test-npu: $(NPU_VENV)/.ready  ## the bundled forwards through torch_npu's own sc
 schemas: $(NPU_VENV)/.ready   ## write layoutdsl/kernels/schemas.json from torch_npu
 	$(NPU_BIN)/python tools/dump_schemas.py
 
-fix: $(VENV)/.ready           ## format and repair what can be repaired
+schemes: $(VENV)/.ready       ## write docs/schemes/ from specs/
+	$(BIN)/python -m tools.scheme_pages
+
+fix: $(VENV)/.ready           ## format and repair what can be repaired, and write docs/schemes/
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python -m tools.scheme_pages
 
 clean:
 	rm -rf $(VENV) $(NPU_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

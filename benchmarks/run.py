@@ -31,7 +31,7 @@ import torch
 import layoutdsl
 from benchmarks import careful
 from tests.golden import reference
-from tests.golden.reference import HEAD, RELEASE, SEED, LinearCase, MoeCase
+from tests.golden.reference import HEAD, RELEASE, SEED, Case
 
 MIB = 2**20
 MMAP_THRESHOLD = -3
@@ -112,25 +112,34 @@ def races(options: argparse.Namespace) -> Iterator[Race]:
             yield race(name, case)
 
 
-def cases(options: argparse.Namespace) -> dict[str, LinearCase | MoeCase]:
-    linear, moe, g = (options.k, options.n), (options.experts, options.hidden, options.intermediate), options.group
+def cases(options: argparse.Namespace) -> dict[str, Case]:
+    group, channel = {"group_size": options.group}, {"group_size": 0}
+    packed, ct = {"version": "1.0.0"}, {"quant_method": "compressed-tensors"}
+
+    def linear(**config: Any) -> Case:
+        return Case("w4a8_dynamic", "linear", {"input_size": options.k, "output_size": options.n}, {"consumer": SEED, **config})
+
+    def moe(consumer: str, **config: Any) -> Case:
+        sizes = {"num_experts": options.experts, "hidden_size": options.hidden, "intermediate_size_per_partition": options.intermediate}
+        return Case("w4a8_dynamic", "moe", sizes, {"consumer": consumer, **config})
+
     return {
-        "linear unpacked": LinearCase(*linear, g),
-        "linear packed": LinearCase(*linear, g, packed=True),
-        "moe group unpacked": MoeCase(*moe, g, SEED),
-        "moe group packed": MoeCase(*moe, g, SEED, packed=True),
-        "moe channel packed": MoeCase(*moe, 0, RELEASE, packed=True),
-        "moe ct group": MoeCase(*moe, g, RELEASE, ct=True),
-        "moe ct channel": MoeCase(*moe, 0, HEAD, ct=True),
+        "linear unpacked": linear(**group),
+        "linear packed": linear(**group, **packed),
+        "moe group unpacked": moe(SEED, **group),
+        "moe group packed": moe(SEED, **group, **packed),
+        "moe channel packed": moe(RELEASE, **channel, **packed),
+        "moe ct group": moe(RELEASE, **group, **ct),
+        "moe ct channel": moe(HEAD, **channel, **ct, weight_strategy="channel"),
     }
 
 
-def race(name: str, case: LinearCase | MoeCase) -> Race:
-    plan = compiled(case)
-    naive, by_hand = (reference.linear, careful.linear) if isinstance(case, LinearCase) else (reference.moe, careful.moe)
+def race(name: str, case: Case) -> Race:
+    plan = layoutdsl.compile_spec(case.name, config=case.config, sizes=case.sizes, params_dtype=case.params)
+    by_hand = careful.linear if case.layer == "linear" else careful.moe
     runs: dict[str, Run] = {
-        "replaced": lambda given: naive(case, given).tensors,  # type: ignore[arg-type]
-        "careful": lambda given: by_hand(case, given),  # type: ignore[arg-type]
+        "replaced": lambda given: reference.load(case, given).tensors,
+        "careful": lambda given: by_hand(case, given),
         "exact": lambda given: plan.run(given),
         "fast": lambda given: plan.run(given, math="fast"),
         "fast donate": lambda given: plan.run(given, math="fast", donate=True),
@@ -138,26 +147,11 @@ def race(name: str, case: LinearCase | MoeCase) -> Race:
     return Race(name, lambda: parameters(case), runs, frozenset({"fast donate"}))
 
 
-def compiled(case: LinearCase | MoeCase) -> layoutdsl.Plan:
-    config: dict[str, Any] = {"group_size": case.g, **({"version": "1.0.0"} if case.packed else {})}
-    if isinstance(case, LinearCase):
-        sizes = {"input_size": case.K, "output_size": case.N}
-        return layoutdsl.compile_spec("W4A8_DYNAMIC", layer="linear", config=config, sizes=sizes, params_dtype=case.params)
-    config["consumer"] = case.consumer
-    if case.ct:
-        config |= {"quant_method": "compressed-tensors", "weight_strategy": "group" if case.g else "channel"}
-    sizes = {"num_experts": case.E, "intermediate_size_per_partition": case.I, "hidden_size": case.H}
-    return layoutdsl.compile_spec("W4A8_DYNAMIC", layer="moe", config=config, sizes=sizes, params_dtype="bfloat16")
-
-
-def parameters(case: LinearCase | MoeCase) -> Tensors:
+def parameters(case: Case) -> Tensors:
     torch.manual_seed(0)
-    declared = reference.linear_parameters(case) if isinstance(case, LinearCase) else reference.moe_parameters(case)
-    packed = case.packed and not getattr(case, "ct", False)
-    low, high = (-128, 128) if packed else (-8, 8)
     return {
-        name: torch.randint(low, high, shape, dtype=dtype) if dtype == torch.int8 else (torch.rand(shape) * 0.1).to(dtype)
-        for name, (shape, dtype) in declared.items()
+        name: torch.randint(*((-8, 8) if holds == "int4" else (-128, 128)), shape, dtype=dtype) if dtype == torch.int8 else (torch.rand(shape) * 0.1).to(dtype)
+        for name, (shape, dtype, holds) in reference.parameters(case).items()
     }
 
 

@@ -12,14 +12,14 @@ from functools import cached_property
 from math import lcm
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
 
 from layoutdsl.bundled import bundled, find_bundled, is_path
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan import model
-from layoutdsl.plan.bind import bind, broken_limits
+from layoutdsl.plan.bind import bind, broken_limits, check_sizes
 from layoutdsl.plan.codec import decode, encode, plan_hash
-from layoutdsl.plan.sizes import LAYER_SIZES, names_in
+from layoutdsl.plan.sizes import evaluate, layer_kind, names_in
 from layoutdsl.plan.solve import solve_sizes
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class Plan:
     """A compiled spec for one configuration; bound if the sizes of a layer are known. Made by :func:`compile_spec` or :func:`load_plan`."""
 
     def __init__(self, plan: model.Plan, bound: model.Plan | None = None, sizes: Mapping[str, int] | None = None) -> None:
+        """bound: with all sizes, or with nominal ones where ``sizes`` lacks those of free axes."""
         self._plan, self._bound, self.sizes = plan, bound, dict(sizes or {})
 
     # -- data
@@ -153,26 +154,46 @@ class Plan:
         return encode(self._plan)
 
     def bind(self, sizes: Mapping[str, int]) -> Plan:
-        """The plan for a layer of these sizes. Raises DiagnosticError: unknown or missing sizes, a broken requirement."""
+        """The plan for a layer of these sizes; those of free axes may be left to the tensors.
+
+        Raises DiagnosticError: unknown or missing sizes, a broken requirement.
+        """
         # A caller gives all sizes of the layer kind; a plan may need only some of them.
-        spare = set(LAYER_SIZES.get(self.layer, ())) - set(self._plan.sizes)
-        plain = {name: _plain_int(value) for name, value in sizes.items() if name not in spare}
-        return Plan(self._plan, bind(self._plan, plain), plain)
+        plan, plain = self._plan, {name: _plain_int(value) for name, value in sizes.items()}
+        known = {name: value for name, value in plain.items() if name in plan.sizes or name not in layer_kind(self.layer).sizes}
+        check_sizes(plan, known, optional=plan.free)
+        nominal = {name: evaluate(size, plain) for name, size in plan.nominal if names_in(size) <= plain.keys()}
+        missing = set(plan.sizes) - (nominal | known).keys()
+        return Plan(plan, None if missing else bind(plan, nominal | known), known)
+
+    def bind_to(self, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+        """The plan for tensors of these shapes, by parameter: sizes that are known stay, the others are solved. Raises: DiagnosticError."""
+        if self._bound is not None and not self._open:
+            return self
+        sizes = solve_sizes(self._plan, shapes, self.sizes)
+        return Plan(self._plan, bind(self._plan, sizes), sizes)
+
+    @property
+    def _open(self) -> list[str]:
+        """The sizes that are not known."""
+        return [name for name in self._plan.sizes if name not in self.sizes]
 
     @property
     def bound(self) -> model.Plan:
-        """The plan with integers. Raises DiagnosticError (``size-missing``) for a plan without sizes."""
+        """The plan with integers, nominal ones for free axes that nobody gave. Raises DiagnosticError (``size-missing``) for a plan without sizes."""
         if self._bound is None:
-            message = f"the sizes of the layer are not known: {', '.join(self._plan.sizes)}"
-            raise DiagnosticError(
-                Diagnostic(code="size-missing", message=message, where=self.scheme, helps=("pass `sizes` to `compile_spec`, or call `plan.bind(sizes)`",))
-            )
+            self._refuse_open()
         return self._bound
+
+    def _refuse_open(self) -> NoReturn:
+        message = f"the sizes of the layer are not known: {', '.join(self._open)}"
+        helps = ("pass `sizes` to `compile_spec`, or call `plan.bind(sizes)`; `run` and `apply` solve them from the shapes of the tensors",)
+        raise DiagnosticError(Diagnostic(code="size-missing", message=message, where=self.scheme, helps=helps))
 
     @property
     def warnings(self) -> list[Diagnostic]:
         """Conditions of use of the kernels that these sizes break."""
-        return broken_limits(self._plan, self.sizes) if self._bound is not None else []
+        return [] if self._open else broken_limits(self._plan, self.sizes)
 
     # -- before loading
 
@@ -226,24 +247,20 @@ class Plan:
 
         tensors: the parameters by name. They are never changed; with ``donate=True`` they may be: each is taken out of ``tensors`` after its last use.
         math: ``exact`` keeps the order of every float sum (bit-equal to the system that is replaced, on x86); ``fast`` may sum in any order.
-        An unbound plan solves the sizes from the shapes. Raises: DiagnosticError.
+        Sizes that are not known are solved from the shapes. Raises: DiagnosticError.
         """
         from layoutdsl.runtime.execute import run
 
         if math not in ("exact", "fast"):
             raise DiagnosticError(Diagnostic(code="config-value", message=f"`math` cannot be {math!r}", where="math", helps=("write `exact` or `fast`",)))
-        return run(self._bound_for(tensors), tensors, math=math, donate=donate)
-
-    def _bound_for(self, tensors: Mapping[str, torch.Tensor]) -> model.Plan:
-        if self._bound is not None:
-            return self._bound
-        return bind(self._plan, solve_sizes(self._plan, {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}))
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}
+        return run(self.bind_to(shapes).bound, tensors, math=math, donate=donate)
 
     def apply(self, module: torch.nn.Module, *, math: MathMode = "exact") -> None:
         """The same in place on a module, once. Raises: DiagnosticError (``already-applied`` on a second call); the module is then as it was."""
-        from layoutdsl.runtime.apply import apply
+        from layoutdsl.runtime.apply import apply, shapes_of
 
-        apply(self.bound, module, math=math)
+        apply(self.bind_to(shapes_of(self._plan, module)).bound, module, math=math)
 
     # -- calling
 
@@ -274,6 +291,10 @@ class Plan:
     def _forward(self) -> Forward:
         from layoutdsl.runtime.forward import Forward
 
+        if self._plan.forward != "external" and self._open:
+            self._refuse_open()
+        if self.bound.forward == "external" and self._plan.forward != "external":
+            raise DiagnosticError(*(replace(warning, severity="error") for warning in self.warnings))
         return Forward(self.bound)
 
     def __repr__(self) -> str:

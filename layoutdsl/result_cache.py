@@ -2,8 +2,8 @@
 
 Between the command line and the compiler; on a hit neither the parsers nor the compiler are imported.
 
-Invariants: an entry is named by the hash of the spec's text and of this package's files (sizes and times); a cache that cannot be read or written is as
-good as none.
+Invariants: an entry is named by the hash of the spec's text, of those that it extends, and of this package's files (sizes and times); a cache that cannot be
+read or written is as good as none.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ ENTRIES = 512
 
 def validate_file(path: Path, *, use_cache: bool = True) -> list[Diagnostic]:
     """Everything that is wrong with a spec file, from the cache where it was proved before."""
-    from layoutdsl.reading import refers_to_others
+    from layoutdsl.reading import sources_of
     from layoutdsl.syntax.yaml_reader import read_source
 
     try:
         source = read_source(path)
     except DiagnosticError as error:
         return list(error.diagnostics)
-    entry = _entry(source) if use_cache and not refers_to_others(source.text) else None
-    known = _load(entry, source)
+    sources = sources_of(source) if use_cache else None
+    if sources is None:
+        return _prove(source)
+    entry = _entry(sources)
+    known = _load(entry, sources)
     if known is not None:
         return known
     found = _prove(source)
-    _store(entry, found, source)
+    _store(entry, found, sources)
     return found
 
 
@@ -51,9 +54,11 @@ def _prove(source: Source) -> list[Diagnostic]:
         return list(error.diagnostics)
 
 
-def _entry(source: Source) -> Path:
+def _entry(sources: Sequence[Source]) -> Path:
     digest = hashlib.sha256(_fingerprint().encode())
-    digest.update(source.text.encode("utf-8", "surrogatepass"))
+    for source in sources:
+        text = source.text.encode("utf-8", "surrogatepass")
+        digest.update(b"%d " % len(text) + text)
     return folder() / f"{digest.hexdigest()}.json"
 
 
@@ -69,23 +74,19 @@ def _fingerprint() -> str:
     return "\n".join(lines)
 
 
-def _load(entry: Path | None, source: Source) -> list[Diagnostic] | None:
-    if entry is None:
-        return None
+def _load(entry: Path, sources: Sequence[Source]) -> list[Diagnostic] | None:
     try:
         data = json.loads(entry.read_text(encoding="utf-8"))
-        return [_decode(item, source) for item in data]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [_decode(item, sources) for item in data]
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def _store(entry: Path | None, found: Sequence[Diagnostic], source: Source) -> None:
-    if entry is None:
-        return
+def _store(entry: Path, found: Sequence[Diagnostic], sources: Sequence[Source]) -> None:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=entry.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            json.dump([_encode(diagnostic, source) for diagnostic in found], file)
+            json.dump([_encode(diagnostic, sources) for diagnostic in found], file)
         os.replace(file.name, entry)
         _prune(entry.parent)
     except (OSError, ValueError):
@@ -98,9 +99,11 @@ def _prune(place: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _encode(diagnostic: Diagnostic, source: Source) -> dict[str, Any]:
+def _encode(diagnostic: Diagnostic, sources: Sequence[Source]) -> dict[str, Any]:
+    names = [source.name for source in sources]
+
     def place(span: Span | None) -> list[int] | None:
-        return None if span is None else [span.start, span.end]
+        return None if span is None else [names.index(span.source.name), span.start, span.end]
 
     return {
         "code": diagnostic.code,
@@ -109,25 +112,25 @@ def _encode(diagnostic: Diagnostic, source: Source) -> dict[str, Any]:
         "span": place(diagnostic.span),
         "label": diagnostic.label,
         # Two files may have one text: what names the file is put back when it is read.
-        "where": diagnostic.where if diagnostic.where != source.name else None,
+        "where": diagnostic.where if diagnostic.where != names[0] else None,
         "labels": [[place(label.span), label.text] for label in diagnostic.labels],
         "notes": list(diagnostic.notes),
         "helps": list(diagnostic.helps),
     }
 
 
-def _decode(data: dict[str, Any], source: Source) -> Diagnostic:
-    def span(place: list[int] | None) -> Span | None:
-        return None if place is None else Span(source, place[0], place[1])
+def _decode(data: dict[str, Any], sources: Sequence[Source]) -> Diagnostic:
+    def span(place: list[int]) -> Span:
+        return Span(sources[place[0]], place[1], place[2])
 
     return Diagnostic(
         code=data["code"],
         message=data["message"],
         severity=data["severity"],
-        span=span(data["span"]),
+        span=None if data["span"] is None else span(data["span"]),
         label=data["label"],
-        where=source.name if data["where"] is None else data["where"],
-        labels=tuple(Label(Span(source, place[0], place[1]), text) for place, text in data["labels"]),
+        where=sources[0].name if data["where"] is None else data["where"],
+        labels=tuple(Label(span(place), text) for place, text in data["labels"]),
         notes=tuple(data["notes"]),
         helps=tuple(data["helps"]),
     )

@@ -98,16 +98,14 @@ def _memory_explained(path: str) -> Iterator[None]:
 def _bound(plan: Plan, headers: Mapping[str, tuple[str, tuple[int, ...]]], sizes: dict[str, int]) -> Plan:
     """The plan for these tensors. Raises DiagnosticError with all that does not fit."""
     from layoutdsl.plan.inputs import check_inputs
-    from layoutdsl.plan.solve import solve_sizes
 
-    if not sizes:
-        try:
-            sizes = solve_sizes(plan.data, {name: shape for name, (_, shape) in headers.items()})
-        except DiagnosticError as error:
-            # A tensor that is not there explains a size that is not known.
-            names = _wrong_names(plan.data, headers)
-            raise DiagnosticError(*names, *(finding for finding in error.diagnostics if not names or finding.code != "size-unsolved")) from None
-    bound = plan.bind(sizes)
+    stated = plan.bind(sizes) if sizes else plan
+    try:
+        bound = stated.bind_to({name: shape for name, (_, shape) in headers.items()})
+    except DiagnosticError as error:
+        # A tensor that is not there explains a size that is not known.
+        names = _wrong_names(plan.data, headers)
+        raise DiagnosticError(*names, *(finding for finding in error.diagnostics if not names or finding.code != "size-unsolved")) from None
     findings = check_inputs(bound.bound, headers)
     if findings:
         raise DiagnosticError(*findings)

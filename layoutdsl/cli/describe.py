@@ -6,7 +6,10 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import reduce
+from operator import or_
 
+from layoutdsl.api import Plan
 from layoutdsl.cli import output
 from layoutdsl.cli.arguments import Parser, add_config, add_format, add_layer, add_sizes, config_of, config_texts, load, sizes_of
 from layoutdsl.cli.sheet import Sheet, arm_text, one_line, storage_words
@@ -17,12 +20,12 @@ from layoutdsl.compiler.require import conditions_of
 from layoutdsl.compiler.scope import SYMBOLIC, Context
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.program import Parameter
-from layoutdsl.plan.bind import bind
-from layoutdsl.plan.sizes import SizeExpr, evaluate, names_in
+from layoutdsl.plan.sizes import SizeExpr, evaluate, layer_kind, names_in
 from layoutdsl.syntax.document import Document, NoValue
 
 World = Mapping[str, str]
 """What decides a world: facet or config name, and case or value."""
+_RANGES = {"": (), "positive": ("values > 0",), "power_of_two": ("values are powers of two, > 0",)}
 
 
 def options(parser: Parser) -> None:
@@ -43,7 +46,7 @@ def run(arguments: Namespace) -> int:
         sheets = [Sheet(elaborate_one(document, given), sizes)]
         sheets[0].refuse_problems()
         if sizes:
-            bind(compile_document(document, given), sizes)
+            Plan(compile_document(document, given)).bind(sizes)
     else:
         sheets = _all(document, params_dtype, sizes)
     lines = [f"{spec.scheme}, {spec.layer}: {spec.title}", *([f"with params_dtype = {params_dtype}"] if "params_dtype" in spec.config_names else []), ""]
@@ -60,6 +63,7 @@ def _all(document: Document, params_dtype: str, sizes: Mapping[str, int]) -> lis
     for sheet in sheets:
         sheet.refuse_problems()
     known = {symbol for sheet in sheets for context in sheet.contexts for extent in context.space.extents.values() for symbol in extent.symbols}
+    known |= set(layer_kind(document.layer.value).sizes)
     _check_sizes(sizes, sorted(known))
     return _possible(sheets, sizes) if sizes else sheets
 
@@ -82,7 +86,7 @@ def _possible(sheets: Sequence[Sheet], sizes: Mapping[str, int]) -> list[Sheet]:
 def _fails(test: SizeExpr, sizes: Mapping[str, int]) -> bool:
     try:
         return names_in(test) <= sizes.keys() and not evaluate(test, sizes)
-    except (ValueError, ZeroDivisionError, StopIteration):
+    except (ValueError, ZeroDivisionError):
         return True
 
 
@@ -109,17 +113,17 @@ class Row:
 
 
 def _table(sheet: Sheet) -> list[str]:
-    rows = _rows(sheet)
+    rows = parameter_rows(sheet)
     head, *blocks = output.blocks([("name", "dtype", "shape", "default", "loader attributes"), *(row.cells for row in rows)])
     lines = head
     for row, block in zip(rows, blocks):
         lines += [*block, *(part for note in row.notes for part in output.wrapped(note, "      "))]
-    meaning = _meaning(sheet)
-    lines += ["", *(part for line in sheet.axes(" ".join(meaning)) for part in output.wrapped(line, "  "))]
-    return [*lines, *(["  meaning:"] if meaning else []), *(part for line in meaning for part in output.wrapped(line, "    "))]
+    meant = meaning(sheet)
+    lines += ["", *(part for line in sheet.axes(" ".join(meant)) for part in output.wrapped(line, "  "))]
+    return [*lines, *(["  meaning:"] if meant else []), *(part for line in meant for part in output.wrapped(line, "    "))]
 
 
-def _rows(sheet: Sheet) -> list[Row]:
+def parameter_rows(sheet: Sheet) -> list[Row]:
     return [_row(sheet, name, parameter) for name, parameter in sheet.state.parameters.items()]
 
 
@@ -129,11 +133,11 @@ def _row(sheet: Sheet, name: str, parameter: Parameter) -> Row:
     text = "required" if default is None else "may be absent" if default == "uninitialised" else f"may be absent: {default}"
     attributes = loader_attributes(parameter, sheet.document.layer.value, sheet.state)
     shown = ", ".join(f"{attribute} = {value}" for attribute, value in attributes) or "-"
-    notes = [*storage_words(sheet, kind), *(["values > 0"] if parameter.positive else []), *([] if parameter.sharded else ["every rank holds all of it"])]
+    notes = [*storage_words(sheet, kind), *_RANGES[parameter.range], *([] if parameter.sharded else ["every rank holds all of it"])]
     return Row((name, kind.storage, sheet.shape(kind), text, shown), tuple(notes))
 
 
-def _meaning(sheet: Sheet) -> list[str]:
+def meaning(sheet: Sheet) -> list[str]:
     document = sheet.document
     if isinstance(document.value, NoValue):
         return [f"none ({one_line(document.value.because.span)})" if document.value.because is not None else document.value.kind]
@@ -170,7 +174,7 @@ def _tables(sheets: Sequence[Sheet]) -> list[tuple[list[str], Sheet]]:
         return [([", ".join(f"{facet}: {case}" for facet, case in sheets[0].cases())], sheets[0])]
     groups: dict[tuple[object, ...], list[Sheet]] = {}
     for sheet in sheets:
-        groups.setdefault((tuple(_rows(sheet)), tuple(_meaning(sheet)), tuple(sheet.axes())), []).append(sheet)
+        groups.setdefault((tuple(parameter_rows(sheet)), tuple(meaning(sheet)), tuple(sheet.axes())), []).append(sheet)
     decided = {id(sheet): _decided(sheet, config=False) for sheet in sheets}
     if not _separate(groups.values(), decided):
         decided = {id(sheet): _decided(sheet, config=True) for sheet in sheets}
@@ -201,23 +205,70 @@ Box = Mapping[str, tuple[str, ...]]
 
 def boxes(group: Sequence[World], every: Sequence[World]) -> list[Box]:
     """Few boxes that hold the group's worlds and no other reachable one."""
-    values = {name: list(dict.fromkeys(world[name] for world in every if name in world)) for world in every for name in world}
-    found: list[Box] = []
-    for world in group:
-        if any(_inside(world, box) for box in found):
+    names = list(dict.fromkeys(name for world in every for name in world))
+    masks = {name: _masks(name, every) for name in names}
+    target = sum(1 << i for i, world in enumerate(every) if world in group)
+    found: dict[int, Box] = {}
+    left = target
+    while left:
+        world = every[(left & -left).bit_length() - 1]
+        made = [_widest(world, [*names[i:], *names[:i]], masks, target) for i in range(len(names) or 1)]
+        held, box = max(made, key=lambda one: ((one[0] & left).bit_count(), -sum(len(values) for values in one[1].values())))
+        found[held] = box
+        left &= ~held
+    return _trimmed(found, masks, target)
+
+
+def _trimmed(found: Mapping[int, Box], masks: Mapping[str, Mapping[str, int]], target: int) -> list[Box]:
+    """Boxes without the values, and without the boxes, of which the others hold all worlds."""
+    kept = dict(enumerate(found))
+    boxes = [dict(box) for box in found.values()]
+    for i, box in enumerate(boxes):
+        others = _union(held for j, held in kept.items() if j != i)
+        if not target & ~others:
+            del kept[i]
             continue
-        box: dict[str, tuple[str, ...]] = {name: (value,) for name, value in world.items()}
-        for name in world:
-            for more in (tuple(values[name]), *((value,) for value in values[name])):
-                wide = {**box, name: tuple(value for value in values[name] if value in box[name] or value in more)}
-                if all(other in group for other in every if _inside(other, wide)):
-                    box = wide
-        found.append(box)
-    return found
+        for name, values in box.items():
+            spare = [value for value in values if not kept[i] & masks[name][value] & ~others]
+            box[name] = tuple(value for value in values if value not in spare)
+            kept[i] &= ~_union(masks[name][value] for value in spare)
+    return [boxes[i] for i in kept]
 
 
-def _inside(world: World, box: Box) -> bool:
-    return all(world.get(name) in values for name, values in box.items())
+def _masks(name: str, every: Sequence[World]) -> dict[str, int]:
+    """For every value of a name the worlds that have it, a bit each; the values in the order of the worlds."""
+    masks: dict[str, int] = {}
+    for i, world in enumerate(every):
+        value = world.get(name, "any")
+        masks[value] = masks.get(value, 0) | 1 << i
+    return masks
+
+
+def _widest(world: World, names: Sequence[str], masks: Mapping[str, Mapping[str, int]], target: int) -> tuple[int, Box]:
+    """The worlds of a box around a world, and the box, which cannot be widened; of the names, the first is widened first. A name that may have any value is
+    left out, and so are values that none of these worlds has."""
+    box: dict[str, tuple[str, ...]] = {name: (world.get(name, "any"),) for name in names}
+    for name in names:
+        rest = _held({other: values for other, values in box.items() if other != name}, masks)
+        wrong = {value for value, mask in masks[name].items() if rest & mask & ~target}
+        if not wrong:
+            del box[name]
+        else:
+            box[name] = tuple(value for value, mask in masks[name].items() if rest & mask and value not in wrong)
+    held = _held(box, masks)
+    return held & target, {name: tuple(value for value in box[name] if masks[name][value] & held) for name in masks if name in box}
+
+
+def _held(box: Box, masks: Mapping[str, Mapping[str, int]]) -> int:
+    """The worlds in a box, as bits; all bits for a box without names."""
+    held = -1
+    for name, values in box.items():
+        held &= _union(masks[name][value] for value in values)
+    return held
+
+
+def _union(masks: Iterable[int]) -> int:
+    return reduce(or_, masks, 0)
 
 
 def box_text(box: Box, every: Sequence[World]) -> str:

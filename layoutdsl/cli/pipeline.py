@@ -6,9 +6,9 @@ Above the compiler, whose state and plan it only reads.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from layoutdsl.api import Spec
+from layoutdsl.api import Plan, Spec
 from layoutdsl.cli.forward_text import call_text
 from layoutdsl.cli.output import WIDTH, beside, columns, escape, wrapped
 from layoutdsl.cli.sheet import Sheet, arm_text, one_line
@@ -18,7 +18,6 @@ from layoutdsl.ir.layout import digit_text
 from layoutdsl.ir.program import Compute, Constant, Instruction, Move, Value
 from layoutdsl.ir.symbolic import Size
 from layoutdsl.plan import model
-from layoutdsl.plan.bind import bind
 from layoutdsl.plan.sizes import SizeExpr, evaluate, names_in, size_text
 from layoutdsl.syntax.document import Delete, Step, StepBlock
 from layoutdsl.syntax.tree import Expr
@@ -36,7 +35,7 @@ def explained(spec: Spec, given: Mapping[str, Any], sizes: Mapping[str, int]) ->
     sheet = Sheet(elaborate_one(document, given), sizes)
     plan = compile_document(document, given)
     if sizes:
-        bind(plan, sizes)
+        Plan(plan).bind(sizes)
     steps = list(_steps(sheet))
     yield f"{spec.scheme}, {spec.layer}: {spec.title}", _header(sheet, plan, given, " ".join(steps))
     yield "parameters, as the checkpoint stores them", _parameters(sheet)
@@ -45,7 +44,8 @@ def explained(spec: Spec, given: Mapping[str, Any], sizes: Mapping[str, int]) ->
     yield "requirements", _conditions(plan.require, sizes)
     yield "conditions of use", _limits(plan, sizes)
     yield "kernels without a contract: nothing is checked", [f"  {name}" for name in sorted(sheet.compiled.forward.unknown)]
-    yield "forward", _forward(plan)
+    yield "accepted on purpose, though a rule refuses it", _accepted(sheet)
+    yield "forward", [f"  {line}" for text in forward_texts(plan.forward) for line in folded(text)]
     yield "memory, in bytes", _memory(sheet, plan)
 
 
@@ -53,9 +53,9 @@ def _header(sheet: Sheet, plan: model.Plan, given: Mapping[str, Any], steps: str
     world = sheet.state.world
     rows: list[tuple[str, str]] = [("spec", world.document.source.name)]
     rows += [("holds for", f"{name.value}: {', '.join(text.value for text in texts)}") for name, texts in world.document.holds]
-    rows += [("config", f"{name} = {_value(value)}{'' if name in given else '  (default)'}") for name, value in plan.config]
+    rows += [("config", f"{name} = {value_text(value)}{'' if name in given else '  (default)'}") for name, value in plan.config]
     used = dict(plan.config)
-    rows += [("config", f"{name} = {_value(world.config[name])}  (nothing depends on it here)") for name in given if name not in used]
+    rows += [("config", f"{name} = {value_text(world.config[name])}  (nothing depends on it here)") for name in given if name not in used]
     rows += [("cases", f"{facet}: {case}") for facet, case in sheet.cases()]
     rows += [("axes", line) for line in sheet.axes(steps)]
     lines = []
@@ -65,7 +65,8 @@ def _header(sheet: Sheet, plan: model.Plan, given: Mapping[str, Any], steps: str
     return lines
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A value of the config as a spec would write it."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -118,7 +119,7 @@ def _step(sheet: Sheet, item: Step | Delete) -> Iterator[str]:
         if instructions:
             yield from _numbered(line, [name, *_stages(sheet, name, instructions)])
         elif binding is not None and isinstance(binding.value, Constant) and item.span.start <= binding.span.start < item.span.end:
-            yield from _numbered(line, [name, f"  {_value(binding.value.value)}"])
+            yield from _numbered(line, [name, f"  {value_text(binding.value.value)}"])
 
 
 def _inside(instruction: Instruction, item: Step) -> bool:
@@ -219,7 +220,7 @@ def _results(sheet: Sheet, plan: model.Plan) -> list[str]:
     rows = [("name", "kind", "reload", "bits", "type")]
     for result in plan.outputs:
         binding = sheet.state.bindings[result.name]
-        kind = sheet.type(binding.value.type) if isinstance(binding.value, Value) else _value(getattr(binding.value, "value", None))
+        kind = sheet.type(binding.value.type) if isinstance(binding.value, Value) else value_text(getattr(binding.value, "value", None))
         rows.append((result.name, result.kind, result.reload or "-", "float sum" if result.bits == "sum" else "exact", kind))
     return columns(rows) if len(rows) > 1 else []
 
@@ -243,22 +244,23 @@ def _verdict(test: SizeExpr, sizes: Mapping[str, int]) -> str:
         return "depends on the sizes"
     try:
         return "holds" if evaluate(test, sizes) else "BROKEN"
-    except (ValueError, ZeroDivisionError, StopIteration):
+    except (ValueError, ZeroDivisionError):
         return "BROKEN"
 
 
-def _forward(plan: model.Plan) -> list[str]:
-    if plan.forward == "external":
-        return ["  external: the consumer calls the kernels"]
-    lines = []
-    for call in plan.forward:
-        lines += _call_lines(call)
-    return lines
+def _accepted(sheet: Sheet) -> list[str]:
+    return columns((accepted.rule, ", ".join(accepted.names), accepted.why) for accepted in sheet.accepted())
 
 
-def _call_lines(call: model.Call) -> list[str]:
-    head, *rest = wrapped(call_text(call), "  ")
-    return [head, *(f"    {line.strip()}" for line in rest)]
+def forward_texts(calls: Iterable[model.Call] | Literal["external"] | None) -> list[str]:
+    """The calls of a forward, a text each. None: external."""
+    return ["external: the consumer calls the kernels"] if calls is None or calls == "external" else [call_text(call) for call in calls]
+
+
+def folded(text: str) -> list[str]:
+    """A call as lines, the others further in than the first."""
+    head, *rest = (line.strip() for line in wrapped(text, "    "))
+    return [head, *(f"  {line}" for line in rest)]
 
 
 # ---- memory ------------------------------------------------------------------------------------------------------------------------------------------------

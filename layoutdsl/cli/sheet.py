@@ -17,15 +17,30 @@ from layoutdsl.compiler.scope import Context
 from layoutdsl.diagnostics import DiagnosticError, Span
 from layoutdsl.ir.layout import Digit, Dim, Space, TensorType, type_text
 from layoutdsl.ir.symbolic import Size, format_size
-from layoutdsl.syntax.document import Document
+from layoutdsl.syntax.document import Document, ForwardLine, Step
+from layoutdsl.syntax.walk import nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An ``accept``: the rule, the tensors whose steps bear it (or ``forward``), the reason, and whether the rule would refuse something here."""
+
+    rule: str
+    names: tuple[str, ...]
+    why: str
+    needed: bool
 
 
 @dataclass(slots=True)
 class Sheet:
-    """A compiled world. sizes: numbers for some or all sizes."""
+    """A compiled world. sizes: numbers for some or all sizes; those of free axes are added, as far as they are taken for others."""
 
     compiled: Compiled
     sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        nominal = {name: size for context in self.contexts for name, size in context.nominal.items() if size.symbols <= self.sizes.keys()}
+        self.sizes = {name: size.evaluate(self.sizes) for name, size in nominal.items()} | dict(self.sizes)
 
     @property
     def state(self) -> Elaboration:
@@ -80,25 +95,41 @@ class Sheet:
 
     def axes(self, text: str = "") -> list[str]:
         """What the capitals mean, and the names of ``let`` that ``text`` mentions; one line for all members, or one each where they differ."""
-        mentioned = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
-        lines = {context.member.name: ", ".join((*self._extents(context), *self._lets(context, mentioned))) for context in self.contexts}
+        lines = {member: ", ".join(f"{name} = {value}" for name, value in letters) for member, letters in self.letters(text).items()}
         if len(set(lines.values())) == 1:
             return [next(iter(lines.values()))]
         return [f"{name}: {line}" for name, line in lines.items()]
 
-    def _extents(self, context: Context) -> Iterator[str]:
-        for letter, axis in context.axes.items():
-            yield f"{letter.upper()} = {self._equal(context.space.extents[axis])}"
+    def letters(self, text: str = "") -> dict[str, list[tuple[str, str]]]:
+        """For every member the capitals and the names of ``let`` that ``text`` mentions, each with what it means."""
+        mentioned = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
+        return {context.member.name: [*self._extents(context), *self._lets(context, mentioned)] for context in self.contexts}
 
-    def _lets(self, context: Context, mentioned: set[str]) -> Iterator[str]:
+    def _extents(self, context: Context) -> Iterator[tuple[str, str]]:
+        for letter, axis in context.axes.items():
+            yield letter.upper(), self._equal(context.space.extents[axis])
+
+    def _lets(self, context: Context, mentioned: set[str]) -> Iterator[tuple[str, str]]:
         for let in self.document.let:
             if let.name.value in mentioned:
                 value = context.lookup(let.name.value, let.span)
-                yield f"{let.name.value} = {self._equal(value) if isinstance(value, Size) else value}"
+                yield let.name.value, self._equal(value) if isinstance(value, Size) else str(value)
 
     def _equal(self, size: Size) -> str:
         symbolic, text = format_size(size), self.size(size, None)
         return symbolic if text == symbolic else f"{symbolic} = {text}"
+
+    def accepted(self) -> list[Accepted]:
+        """What the steps and lines of this world reproduce on purpose, in the order of the file."""
+        written = {text.span: node for node in nodes(self.document) if isinstance(node, (Step, ForwardLine)) for text in node.accept}
+        found: dict[Span, Accepted] = {}
+        for accept in self.state.accepts:
+            node, known = written[accept.span], found.get(accept.span)
+            name = accept.name if isinstance(node, Step) else "forward"
+            names = (*known.names, name) if known is not None else (name,)
+            needed = accept.used or (known is not None and known.needed)
+            found[accept.span] = Accepted(accept.code, tuple(dict.fromkeys(names)), " ".join(node.why.value.split()) if node.why else "", needed)
+        return [found[span] for span in sorted(found, key=lambda span: span.start)]
 
     def refuse_problems(self) -> None:
         """Raise what is wrong with the spec in this world."""

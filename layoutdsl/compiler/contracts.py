@@ -13,6 +13,7 @@ from typing import Any
 
 from layoutdsl.compiler.emit import test_expr
 from layoutdsl.compiler.evaluate import DtypeName, size_of
+from layoutdsl.compiler.require import Learned, learn
 from layoutdsl.compiler.scope import Context, Memo
 from layoutdsl.compiler.types import tensor_type
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Source, Span
@@ -454,9 +455,12 @@ class _Matcher:
     def _limits(self, span: Span) -> Iterator[Limit]:
         """Conditions on the sizes of a layer; how many rows x has is known at a call only."""
         for limit in self.row.limits:
-            test = test_expr(_row_expression(limit.test), self._row_context())
+            expr, context = _row_expression(limit.test), self._row_context()
+            test = test_expr(expr, context)
             if ROWS not in names_in(test):
-                yield Limit(limit.slug, limit.test, test, self.contract.op, f"{self.row.name}; {self.row.source}", span)
+                learned = Learned()
+                learn(expr, context, learned)
+                yield Limit(limit.slug, limit.test, test, self.contract.op, f"{self.row.name}; {self.row.source}", span, tuple(learned.divides))
 
 
 _ROLES = {True: "it is the reciprocal of a scale", False: "it is a scale, not the reciprocal of one"}

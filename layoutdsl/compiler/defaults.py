@@ -39,8 +39,8 @@ def _cased_default(world: World, name: str, setting: Setting) -> Any:
             decide_facet(world, facet, context)
         except Undecided:
             break
-    for arm in setting.default.arms:
-        if truth(arm.condition, context):
+    for arm in sorted(setting.default.arms, key=lambda arm: arm.condition is None):
+        if arm.condition is None or truth(arm.condition, context):
             value = arm.value.value
             return None if value in setting.none and not isinstance(value, bool) else value
     raise DiagnosticError(Diagnostic(code="config-missing", message=f"`{name}` has no default here", where=name))
@@ -51,7 +51,7 @@ def why_excluded(world: World) -> Diagnostic:
     for member in members_of(world.document):
         context = Context(world, member, Facts())
         for rule in world.document.require:
-            if context.holds(rule.condition) and not learn(rule, rule.expr, context, Learned()):
+            if context.holds(rule.condition) and not learn(rule.expr, context, Learned()):
                 when = f" when {rule.condition.span.text}" if rule.condition else ""
                 shown = ", ".join(sorted({f"{n} = {world.config[n]}" for n in world.used if n in rule.span.text}))
                 message = f"this configuration breaks `{rule.expr.span.text}`{when}"

@@ -205,8 +205,11 @@ def program_of(compiled: Compiled) -> Program:
     used = {digit.axis for kind in _types(state, code) for dim in (*kind.dims, kind.lanes, kind.logical) for digit in dim}
     axes = {axis: extent for axis, extent in axes.items() if axis in used}
     require = [*conditions_of(state.world, test_expr), *shard_conditions(state)]
+    sizes = sizes_used(axes.values(), [*(c.test for c in require), *(limit.test for limit in forward.limits), *_forward_sizes(forward)])
     return Program(
-        sizes=sizes_used(axes.values(), [*(c.test for c in require), *(limit.test for limit in forward.limits), *_forward_sizes(forward)]),
+        sizes=sizes,
+        free=tuple(size for axis in state.world.document.axes if axis.free and (size := axis.name.value.upper()) in sizes),
+        nominal={name: size for context in state.contexts.values() for name, size in context.nominal.items() if name in sizes},
         axes=axes,
         parameters=list(state.parameters.values()),
         code=code,
@@ -234,5 +237,6 @@ def _constant_output(name: str, constant: Constant, kind: str, code: list[Instru
     if dtype is None:
         raise DiagnosticError(Diagnostic(code="not-a-tensor", message=f"`{name}` is neither a number nor a condition", span=span))
     result = state.value(name, native_type(dtype, ()), span)
-    code.append(Compute(result, ("const", dtype, constant.value), span))
+    number = int(constant.value) if isinstance(constant.value, bool) else constant.value  # a plan's constants are numbers, the dtype says of what kind
+    code.append(Compute(result, ("const", dtype, number), span))
     return Output(name, result, kind)

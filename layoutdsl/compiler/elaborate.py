@@ -24,7 +24,7 @@ from layoutdsl.ir.layout import Dim, Reject, TensorType
 from layoutdsl.ir.program import Compute, Constant, Instruction, Move, Opaque, Output, Parameter, Value
 from layoutdsl.ops import OPS, Op
 from layoutdsl.plan.model import FRACTAL_NZ
-from layoutdsl.syntax.document import CaseMap, Delete, ParamDecl, Step, StepBlock, Text
+from layoutdsl.syntax.document import RANGES, CaseMap, Delete, ParamDecl, Step, StepBlock, Text
 from layoutdsl.syntax.tree import Expr, Index, Name, Pipeline, Stage, Target
 
 KINDS = ("parameter", "attribute", "buffer", "list", "value")
@@ -237,11 +237,11 @@ def _declare(state: Elaboration, param: ParamDecl, name: str, context: Context) 
     default = None if given else (param.init.value if param.init is not None else "uninitialised")
     if given and param.init is not None:
         default = param.init.value
-    if param.range is not None and param.range.value != "positive":
-        fail("unknown-value", param.range.span, f"`{param.range.value}` is not a range", helps=("known: positive",))
+    if param.range is not None and param.range.value not in RANGES:
+        fail("unknown-value", param.range.span, f"`{param.range.value}` is not a range", helps=(f"known: {', '.join(RANGES)}",))
     kind = replace(kind, initialised=default != "uninitialised", positive=param.range is not None)
     value = state.value(name, kind, param.span)
-    state.parameters[name] = Parameter(value, default, param.range is not None, param.shard is None)
+    state.parameters[name] = Parameter(value, default, "" if param.range is None else param.range.value, param.shard is None)
     state.bind(name, value, "parameter", param.name.span, context.member)
     state.bindings[name].stored = True
 

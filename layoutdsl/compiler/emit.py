@@ -10,10 +10,11 @@ from layoutdsl.compiler.scope import Context
 from layoutdsl.diagnostics import Span
 from layoutdsl.ir import layout, program
 from layoutdsl.ir.dtypes import ELEMENTS, holds_exactly
-from layoutdsl.ir.symbolic import Floor, Monomial, Size, fraction_of
+from layoutdsl.ir.size_functions import SIZE_FUNCTIONS
+from layoutdsl.ir.symbolic import Applied, Floor, Monomial, Size, fraction_of
 from layoutdsl.plan import model
 from layoutdsl.plan.sizes import SizeExpr
-from layoutdsl.syntax.tree import Binary, Call, Expr, Items, Unary
+from layoutdsl.syntax.tree import Binary, Call, Constant, Expr, Items, Unary
 
 
 def size_expr(size: Size) -> SizeExpr:
@@ -38,9 +39,9 @@ def _product(monomial: Monomial, coefficient: int) -> SizeExpr:
 
 
 def _atom(atom: str | Floor) -> SizeExpr:
+    if isinstance(atom, Applied):
+        return (atom.function, *map(size_expr, atom.arguments))
     if isinstance(atom, str):
-        if atom.startswith("near_square("):
-            return ("near_square", atom[len("near_square(") : -1])
         return atom
     numerator, denominator = fraction_of(atom.argument)
     return ("//", _sum(numerator), _sum(denominator))
@@ -51,12 +52,14 @@ def test_expr(expr: Expr, context: Context) -> SizeExpr:
     match expr:
         case Binary("in", left, Items(items)):
             return ("or", *(("==", test_expr(left, context), test_expr(item, context)) for item in items))
+        case Binary("==" | "!=" as op, left, Constant(None)):
+            return int((evaluate(left, context) is None) == (op == "=="))
         case Binary(op, left, right):
             return (op, test_expr(left, context), test_expr(right, context))
         case Unary("not", operand):
             return ("not", test_expr(operand, context))
-        case Call("cdiv", arguments=arguments):
-            return ("cdiv", *(test_expr(argument.value, context) for argument in arguments))
+        case Call(name, arguments=arguments) if name in SIZE_FUNCTIONS:
+            return (name, *(test_expr(argument.value, context) for argument in arguments))
     value = evaluate(expr, context)
     if isinstance(value, Size):
         return size_expr(value)
@@ -166,6 +169,8 @@ def emit(
         spec_hash="sha256:" + hashlib.sha256(text.encode()).hexdigest(),
         config=tuple(sorted(config.items())),
         sizes=source.sizes,
+        free=source.free,
+        nominal=tuple((name, size_expr(size)) for name, size in source.nominal.items()),
         axes=tuple((axis, size_expr(extent)) for axis, extent in source.axes.items()),
         require=tuple(model.Condition(condition.text, condition.test) for condition in source.require),
         limits=tuple(model.Limit(limit.text, limit.test, limit.kernel, limit.source) for limit in source.limits),

@@ -6,11 +6,11 @@ Integers may be symbolic (:class:`Size`); everything else is decided, or :class:
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isqrt
 from typing import Any, NoReturn, Protocol
 
 from layoutdsl.compiler.helps import help_for
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Span
+from layoutdsl.ir.size_functions import SIZE_FUNCTIONS
 from layoutdsl.ir.symbolic import Facts, Proved, Refuted, Size
 from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Group, Index, Inline, Items, Name, Pick, Sum, Unary
 
@@ -151,27 +151,24 @@ def _open_size(expr: Expr, verdict: object = None) -> NoReturn:
     fail("size-condition", expr.span, f"`{expr.span.text}` depends on the size of a layer, so one plan cannot serve all sizes", notes=notes)
 
 
+_ARITY = {"last": 1, **{name: function.arity for name, function in SIZE_FUNCTIONS.items()}}
+
+
 def _call(expr: Call, name: str, span: Span, scope: Scope) -> Any:
     arguments = [argument.value for argument in expr.arguments]
-    if name == "cdiv" and len(arguments) == 2:
-        left, right = (integer(argument, scope) for argument in arguments)
-        try:
-            return _tidy(scope.facts.cdiv(left, right))
-        except ValueError:
-            fail("divisor-not-a-product", expr.span, f"cannot reason about a division by `{arguments[1].span.text}`")
-    if name == "last" and len(arguments) == 1:
+    if name not in _ARITY:
+        fail("name-unknown", span, f"`{name}` is not a function of sizes", helps=(f"known: {', '.join(sorted(_ARITY))}",))
+    if len(arguments) != _ARITY[name]:
+        fail("argument-count", expr.span, f"`{name}` takes {_ARITY[name]} argument{'s' if _ARITY[name] > 1 else ''}, found {len(arguments)}")
+    if name == "last":
         return str(evaluate(arguments[0], scope)).rpartition(".")[2]
-    if name == "near_square" and len(arguments) == 1:
-        return _near_square(integer(arguments[0], scope), expr)
-    if name in ("cdiv", "last", "near_square"):
-        fail("argument-count", expr.span, f"`{name}` takes {2 if name == 'cdiv' else 1} argument(s), found {len(arguments)}")
-    fail("name-unknown", span, f"`{name}` is not a function of sizes", helps=("known: cdiv, last, near_square",))
-
-
-def _near_square(value: int | Size, expr: Call) -> int | Size:
-    if isinstance(value, int):
-        return next(divisor for divisor in range(isqrt(value), 0, -1) if value % divisor == 0)
-    return Size.of(f"near_square({value})")
+    sizes = [integer(argument, scope) for argument in arguments]
+    try:
+        return _tidy(scope.facts.apply(name, *sizes))
+    except ValueError as error:
+        if name == "cdiv":
+            fail("divisor-not-a-product", expr.span, f"cannot reason about a division by `{arguments[1].span.text}`")
+        fail("size-function", expr.span, f"`{name}` gives no size in `{expr.span.text}`: {error}")
 
 
 def _name(expr: Name, scope: Scope) -> Any:

@@ -57,13 +57,24 @@ def elaborate_forward(state: Elaboration) -> Forward:
     _check_returns(state, result)
     # A step whose target nobody knows was meant for another tensor, which is now not what the calls expect.
     if len(state.problems) == before and result.calls is not None and not any(problem.code == "tensor-unknown" for problem in state.problems):
-        types = ForwardTypes(state)
-        types.check(walker.lines)
+        types = _typed(state, walker.lines)
         result.problems += types.problems
         result.limits, result.unknown = types.limits, types.unknown
         result.calls = [PlanCall(call.targets, _with_views(call.expr, types), _with_views(call.when, types)) for call in result.calls]
         result.problems += _check_paths(state, result.calls) if not (result.problems or state.problems) else []
     return result
+
+
+def _typed(state: Elaboration, lines: list[Line]) -> ForwardTypes:
+    """The lines, typed; within the limits of the kernels where they are right only there, since what a kernel gives may have a type only there."""
+    facts, assumed = state.world.facts, set[tuple[Size, Size]]()
+    first = types = ForwardTypes(state, facts)
+    types.check(lines)
+    while types.problems and not assumed >= (limits := {pair for limit in types.limits for pair in limit.divides}):
+        assumed |= limits
+        types = ForwardTypes(state, facts.with_divides(sorted(assumed, key=str)))
+        types.check(lines)
+    return first if types.problems else types
 
 
 def _check_paths(state: Elaboration, calls: list[PlanCall]) -> list[Diagnostic]:

@@ -24,15 +24,13 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
 from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ir.layout import ROWS, Digit, Element, Space, TensorType, type_text
 from layoutdsl.ir.program import Limit, Move, Opaque, Value
-from layoutdsl.ir.symbolic import Size
+from layoutdsl.ir.symbolic import Facts, Size
 from layoutdsl.kernels import CONTRACTS
 from layoutdsl.kernels.schemas import Schema, SchemaParameter, parse_schema, schema_text, wheel
 from layoutdsl.plan.forward import INPUTS
+from layoutdsl.plan.sizes import layer_kind
 from layoutdsl.syntax.tree import Binary, Call, Conditional, Constant, Expr, Index, Inline, Items, Name, Sum, Unary
 from layoutdsl.syntax.walk import nodes
-
-COLUMNS = {"linear": ("input_size", "output_size"), "ds_linear": ("input_size", "output_size"), "moe": ("hidden_size", "hidden_size")}
-"""Sizes of a row of ``x`` and of a row of the result, by layer kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +70,16 @@ class _Scope:
 class ForwardTypes:
     """Checks the lines of one world; findings, conditions of use, kernels that nothing is known of, and the types of inline views are its fields."""
 
-    def __init__(self, state: Elaboration) -> None:
-        self.state = state
+    def __init__(self, state: Elaboration, facts: Facts) -> None:
+        self.state, self.facts = state, facts
         self.problems: list[Diagnostic] = []
         self.limits: list[Limit] = []
         self.unknown: dict[str, Span] = {}
         self.views: dict[int, tuple[TensorType, TensorType]] = {}
         self.extents: dict[str, Size] = {axis: extent for context in state.contexts.values() for axis, extent in context.space.extents.items()}
-        facts = state.world.facts
         self.extents[ROWS] = facts.symbol(ROWS)
-        columns = COLUMNS.get(state.world.document.layer.value)
-        self.columns = tuple(self._axis_of(facts.symbol(size)) for size in columns) if columns else None
+        self.kind = layer_kind(state.world.document.layer.value)
+        self.columns = tuple(self._axis_of(facts.symbol(size)) for size in self.kind.columns) if self.kind.columns else None
         self.contexts = {name: self._forward_context(context) for name, context in state.contexts.items()}
         self.scope = _Scope(Case({}, "", False))
         self.names: set[str] = set()
@@ -98,10 +95,10 @@ class ForwardTypes:
 
     def _forward_context(self, context: Context) -> Context:
         """The member's names, and ``m`` for the rows of ``x``."""
-        made = Context(context.world, context.member, context.facts)
+        made = Context(context.world, context.member, self.facts)
         made._axes = {"m": ROWS, **context.axes}
         names = {**context.space.names, self.extents[ROWS]: ROWS}
-        made._space = Space(context.facts, self.extents, names)
+        made._space = Space(self.facts, self.extents, names)
         return made
 
     @property
@@ -287,10 +284,10 @@ class ForwardTypes:
             return Operand(span)
         if self.columns is None:
             return Operand(span, known=False)
-        document, dtype = self.state.world.document, self.scope.case.x_dtype
+        dtype = self.scope.case.x_dtype
         if name == "x" and (not self.scope.case.x_quantized or dtype in ("int8", "e4m3", "float8_e4m3fn")):  # others hold several values in one
             return Operand(span, self._native(dtype, ROWS, self.columns[0]))
-        if name == "bias" and document.layer.value != "moe" and dtype in self._params_dtypes():
+        if name == "bias" and not self.kind.experts and dtype in self._params_dtypes():
             return Operand(span, self._native(dtype, self.columns[1]))
         if name == "group_list":
             return Operand(span, self._native("int64", self._axis_of(self.state.world.facts.symbol("num_experts"))))
@@ -411,7 +408,7 @@ class ForwardTypes:
         context, found, here = self._context_of(operands.values()), None, f"call{expr.span.start}"
         names = {self.here, *(self.context.member.expand(node.id) for node in nodes(expr) if isinstance(node, Name))}
         # Devices and consumers with the same rows are one case.
-        for rows, device in {rows_for(op, device, consumer): device for device in self.state.world.devices for consumer in self._consumers(op)}.items():
+        for rows, device in {rows_for(op, device, consumer): device for device, consumer in self.state.world.platforms}.items():
             if not rows:
                 known = ", ".join(dict.fromkeys(d for row in CONTRACTS[op].rows for d in row.devices))
                 fail("contract-device", expr.name_span, f"no contract row of `{expr.name}` holds for device {device}", helps=(f"rows hold for: {known}",))
@@ -443,13 +440,6 @@ class ForwardTypes:
         while isinstance(instruction := makers.get(value.number), (Move, Opaque)):
             value = instruction.of
         return value.span.start
-
-    def _consumers(self, op: str) -> tuple[str | None, ...]:
-        if not any(row.consumers for row in CONTRACTS[op].rows):
-            return (None,)
-        world = self.state.world
-        decided = world.config.get("consumer")
-        return (str(decided),) if decided is not None else tuple(map(str, world.settings["consumer"].values or ()))
 
     def _context_of(self, operands: Any) -> Context:
         """The member whose axes the operands have: messages then use its letters."""

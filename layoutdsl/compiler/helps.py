@@ -5,8 +5,10 @@ Read where findings are made (``evaluate.fail``, ``types.reject``), so that none
 
 from __future__ import annotations
 
+from layoutdsl.ir.size_functions import SIZE_FUNCTIONS
+
 HELPS = {
-    "argument-count": "`layoutdsl explain` with the name of an op shows its arguments; `cdiv` has two, `last` and `near_square` one",
+    "argument-count": "`layoutdsl explain` with the name of an op shows its arguments; the functions of sizes stand in section 3 of the language",
     "argument-kind": "`layoutdsl explain` with the name of the op shows its arguments",
     "bits-width": "take an integer of the same width, or `cast` the value first",
     "bitcast-splits-element": "take a dtype at least as wide as the element; `cast` changes values",
@@ -49,7 +51,8 @@ HELPS = {
     "read-uninitialised": "give the parameter an `init`, or the step a `when`",
     "relayout-digits": "keep the axes of the value; `view` and index math change them",
     "size-condition": "decide by config, or put the fact into `require`",
-    "size-operator": "sizes have `+ - * // %`, comparisons, `cdiv` and `near_square`",
+    "size-function": "keep the arguments at least 1, by `require` or by the form of the expression",
+    "size-operator": f"sizes have `+ - * // %`, comparisons and the functions {', '.join(SIZE_FUNCTIONS)}",
     "storage-too-narrow": "a narrower dtype is made by a `cast`, in `steps`",
     "sum-bound-twice": "sum over an index that is not on the left",
     "too-many-cases": "join facets that decide one thing, and exclude by `require` what never occurs",

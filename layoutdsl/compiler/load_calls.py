@@ -21,7 +21,8 @@ def check_load_calls(state: Elaboration) -> list[Diagnostic]:
         if not isinstance(instruction, Opaque):
             continue
         check = _cast if instruction.function == "format_cast" else _kernel
-        problem = next((problem for device in state.world.devices if (problem := check(instruction, device, state)) is not None), None)
+        devices = dict.fromkeys(device for device, _ in state.world.platforms)
+        problem = next((problem for device in devices if (problem := check(instruction, device, state)) is not None), None)
         if problem is not None and not state.accept(problem.code, {instruction.result.name}):
             found.append(problem)
     return found

@@ -11,9 +11,7 @@ from layoutdsl.compiler.elaborate import Elaboration
 from layoutdsl.ir.layout import Digit, TensorType
 from layoutdsl.ir.program import Parameter
 from layoutdsl.ir.symbolic import Size
-
-OUTPUT = ("output_size",)
-INPUT = ("input_size",)
+from layoutdsl.plan.sizes import layer_kind
 
 
 def loader_attributes(parameter: Parameter, layer: str, state: Elaboration) -> tuple[tuple[str, int | str], ...]:
@@ -22,11 +20,11 @@ def loader_attributes(parameter: Parameter, layer: str, state: Elaboration) -> t
     if not parameter.sharded:
         return ()
     extents = {axis: extent for context in state.contexts.values() for axis, extent in context.space.extents.items()}
-    if layer == "moe":
+    if layer_kind(layer).experts:
         return tuple(sorted(_moe(kind).items()))
     found: dict[str, int | str] = {}
-    for attribute, sizes in (("output_dim", OUTPUT), ("input_dim", INPUT)):
-        place = _top_dim(kind, sizes, extents)
+    for attribute, size in (("output_dim", "output_size"), ("input_dim", "input_size")):
+        place = _top_dim(kind, state.world.facts.symbol(size), extents)
         if place is not None:
             found[attribute] = place[0]
             divisor = place[1].div.constant
@@ -35,11 +33,10 @@ def loader_attributes(parameter: Parameter, layer: str, state: Elaboration) -> t
     return tuple(sorted(found.items()))
 
 
-def _top_dim(kind: TensorType, sizes: tuple[str, ...], extents: dict[str, Size]) -> tuple[int, Digit] | None:
+def _top_dim(kind: TensorType, size: Size, extents: dict[str, Size]) -> tuple[int, Digit] | None:
     """The dim whose leading digit is the top of an axis of that size."""
-    wanted = {Size.of(size) for size in sizes}
     for i, dim in enumerate(kind.dims):
-        if dim and dim[0].top and not dim[0].unit and extents.get(dim[0].axis) in wanted:
+        if dim and dim[0].top and not dim[0].unit and extents.get(dim[0].axis) == size:
             return i, dim[0]
     return None
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 
 from layoutdsl.compiler.config import SHARED
-from layoutdsl.compiler.scope import ALL_SIZES
 from layoutdsl.diagnostics import Diagnostic, Label, Span
 from layoutdsl.ir.dtypes import ELEMENTS
+from layoutdsl.ir.size_functions import SIZE_FUNCTIONS
 from layoutdsl.ops import OPS
 from layoutdsl.ops.index_math import CONVERSIONS
+from layoutdsl.plan.sizes import KIND_SIZES
 from layoutdsl.syntax.document import Document, StepBlock
 from layoutdsl.syntax.tree import ElementText, Name, Target
 from layoutdsl.syntax.walk import nodes
@@ -40,13 +41,11 @@ WORDS = frozenset(
         "is",
         "given",
         "last",
-        "cdiv",
-        "near_square",
         "x",
         "bias",
         "delete",
     ]
-)
+) | set(SIZE_FUNCTIONS)
 _AXIS = re.compile(r"[a-z][0-9]?")
 _HOLE = re.compile(r"<(\w+)>")
 
@@ -124,7 +123,7 @@ def _reserved(name: str, kind: str) -> str:
         return "an op"
     if name in ELEMENTS:
         return "a dtype"
-    if name in ALL_SIZES:
+    if name in KIND_SIZES:
         return "a size"
     if name in SHARED and kind != "config":
         return "a name of the config"

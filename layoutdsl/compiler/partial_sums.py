@@ -9,17 +9,17 @@ from typing import Any
 
 from layoutdsl.compiler.elaborate import Elaboration
 from layoutdsl.ir.program import Compute, Value, values_in
-from layoutdsl.plan.sizes import SPLIT_SIZES
+from layoutdsl.plan.sizes import layer_kind
 
 
 def split_axes(state: Elaboration) -> frozenset[str]:
     """Axes that a matmul may sum over only in part: the inputs of a row-parallel linear layer, the intermediate axis of experts. Empty on rank 0, which may
     add what all ranks hold."""
-    config, layer = state.world.config, state.world.document.layer.value
+    config, split = state.world.config, layer_kind(state.world.document.layer.value).split
     if config.get("tp_rank") == 0 or config.get("tp_size") == 1:
         return frozenset()
-    size = SPLIT_SIZES.get((layer, "row"))  # the inputs, unless the layer is known to be split by its outputs
-    if size is None or size != SPLIT_SIZES[layer, str(config.get("layer_type", "row"))]:
+    size = split.get("row")  # the inputs, unless the layer is known to be split by its outputs
+    if size is None or size != split[str(config.get("layer_type", "row"))]:
         return frozenset()
     extents = {axis: extent for context in state.contexts.values() for axis, extent in context.space.extents.items()}
     return frozenset(axis for axis, extent in extents.items() if size in extent.symbols)

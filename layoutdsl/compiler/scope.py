@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import product
 from typing import Any, TypeVar, cast
 
 from layoutdsl.compiler.config import ConfigValue, Setting
@@ -18,13 +19,11 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError, Label, Span
 from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.ir.layout import Digit, Dim, Space
 from layoutdsl.ir.symbolic import Facts, Size
-from layoutdsl.plan.sizes import LAYER_SIZES
+from layoutdsl.plan.sizes import KIND_SIZES
 from layoutdsl.syntax.document import Cased, CaseMap, Document
 from layoutdsl.syntax.tree import Binary, Constant, Entry, Expr, Group, Name, Pick, Unary
 
 T = TypeVar("T")
-
-ALL_SIZES = tuple(dict.fromkeys(name for names in LAYER_SIZES.values() for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,8 @@ class Memo:
 
 @dataclass(slots=True, eq=False)
 class World:
-    """One decided configuration. config: decided names; cases: truth of every case; facts: what ``require`` says here."""
+    """One decided configuration. config: decided names; cases: truth of every case; facts: what ``require`` says here. alike: per name of finite domain, the
+    values that are told apart by nothing, of which the first is tried for all. merged: configs that lead to the same cases and facts."""
 
     document: Document
     settings: Mapping[str, Setting]
@@ -101,6 +101,8 @@ class World:
     uses: frozenset[str] | None = None
     bounds: Facts = field(default_factory=Facts)
     used: set[str] = field(default_factory=set)
+    alike: Mapping[str, tuple[tuple[ConfigValue, ...], ...]] = field(default_factory=dict)
+    merged: list[dict[str, ConfigValue]] = field(default_factory=list)
 
     @property
     def decided(self) -> bool:
@@ -108,10 +110,16 @@ class World:
         return len(self.cases) == sum(len(facet.cases) for facet in self.document.variants)
 
     @property
-    def devices(self) -> tuple[str, ...]:
-        """The device of this world, or all that the spec holds for where no case asks."""
-        decided = self.config.get("device")
-        return (str(decided),) if decided is not None else tuple(map(str, self.settings["device"].values or ()))
+    def platforms(self) -> tuple[tuple[str, str], ...]:
+        """Every (device, consumer) that this world stands for."""
+        found = (product(self._values(config, "device"), self._values(config, "consumer")) for config in (self.config, *self.merged))
+        return tuple(dict.fromkeys((str(device), str(consumer)) for pairs in found for device, consumer in pairs))
+
+    def _values(self, config: Mapping[str, ConfigValue], name: str) -> tuple[ConfigValue, ...]:
+        decided = config.get(name)
+        if decided is None:
+            return tuple(self.settings[name].values or ())
+        return next((values for values in self.alike.get(name, ()) if decided in values), (decided,))
 
     def describe(self) -> str:
         """The decided names that matter, for messages."""
@@ -121,11 +129,13 @@ class World:
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """A world seen from one member: names, axes and the space in which types are checked."""
+    """A world seen from one member: names, axes and the space in which types are checked. nominal: what the sizes of free axes are taken for, once ``space`` is
+    there."""
 
     world: World
     member: Member
     facts: Facts
+    nominal: dict[str, Size] = field(default_factory=dict)
     _lets: dict[str, Any] = field(default_factory=dict)
     _axes: dict[str, str] = field(default_factory=dict)
     _space: Space | None = None
@@ -161,12 +171,12 @@ class Context:
             return self._config(name)
         if name in ELEMENTS:
             return DtypeName(name)
-        if name in ALL_SIZES:
+        if name in KIND_SIZES:
             return self.facts.symbol(name)
         return self._unknown(name, span)
 
     def _unknown(self, name: str, span: Span) -> Any:
-        known = [*self.world.cases, *self._let_names(), *self.world.settings, *ELEMENTS, *ALL_SIZES, *(a.upper() for a in self.axes)]
+        known = [*self.world.cases, *self._let_names(), *self.world.settings, *ELEMENTS, *KIND_SIZES, *(a.upper() for a in self.axes)]
         close = get_close_matches(name, known, 1)
         fail("name-unknown", span, f"`{name}` is not a name of config, a case, a size or a dtype", helps=(f"a name like it is `{close[0]}`",) if close else ())
 
@@ -218,13 +228,13 @@ class Context:
         """The alternative that holds, or None. Raises DiagnosticError (``case-overlap``) if several do."""
         if not isinstance(cased, CaseMap):
             return cased
-        held = [arm for arm in cased.arms if self.holds(arm.condition)]
+        held = [(arm.value, arm.condition.span) for arm in cased.arms if arm.condition is not None and self.holds(arm.condition)]
         if len(held) > 1:
-            label = Label(held[0].condition.span, "this one holds too")
+            (_, first), (_, second), *_ = held
             message = f"two cases hold at once: {self.world.describe()}"
-            helps = help_for("case-overlap")
-            raise DiagnosticError(Diagnostic(code="case-overlap", message=message, span=held[1].condition.span, labels=(label,), helps=helps))
-        return held[0].value if held else None
+            label = Label(first, "this one holds too")
+            raise DiagnosticError(Diagnostic(code="case-overlap", message=message, span=second, labels=(label,), helps=help_for("case-overlap")))
+        return held[0][0] if held else next((arm.value for arm in cased.arms if arm.condition is None), None)
 
     def expr(self, cased: Cased[Expr] | None) -> Expr | None:
         """``arm`` of a cased expression."""
@@ -273,15 +283,21 @@ class Context:
                 raise
             names = {extents[axis]: letter.upper() for letter, axis in reversed(self._axes.items()) if extents[axis].constant is None}
             self._space = Space(self.facts, extents, names)
+            for let, value in zip(self.world.document.let, self._quiet_lets()):
+                if isinstance(value, Size) and value.applications:
+                    names.setdefault(value, let.name.value)  # too long to be read without its name
         return self._space
 
     def _fill(self, extents: dict[str, Size]) -> None:
         for axis in self.world.document.axes:
             letter = axis.name.value
-            body = None if axis.free else self.expr(axis.extent)
+            body = self.expr(axis.extent)
             if body is None and not axis.free:
                 fail("case-missing", axis.span, f"no case of axis `{letter}` holds in: {self.describe()}")
-            extents[self.axes[letter]] = self.facts.symbol(letter.upper()) if body is None else self.facts.floor(size_of(body, self))
+            size = None if body is None else self.facts.floor(size_of(body, self))
+            if axis.free and size is not None:
+                self.nominal[letter.upper()] = size
+            extents[self.axes[letter]] = self.facts.symbol(letter.upper()) if axis.free or size is None else size
 
     @property
     def memo(self) -> Memo:

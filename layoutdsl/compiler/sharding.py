@@ -16,7 +16,7 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.layout import Digit, TensorType, letter
 from layoutdsl.ir.program import Condition, Parameter
 from layoutdsl.ir.symbolic import Proved, Refuted, Size, Verdict
-from layoutdsl.plan.sizes import SPLIT_SIZES
+from layoutdsl.plan.sizes import layer_kind
 from layoutdsl.syntax.document import SegmentDecl
 
 
@@ -94,17 +94,17 @@ def _check_whole(state: Elaboration) -> list[Diagnostic]:
 def shard_conditions(state: Elaboration) -> list[Condition]:
     """What a rank's part must be a multiple of, as conditions to check at bind: only where this configuration splits an axis."""
     config, layer = state.world.config, state.world.document.layer.value
-    tp_size = config.get("tp_size")
-    if not isinstance(tp_size, int) or tp_size < 2:
+    tp_size, size = config.get("tp_size"), layer_kind(layer).split.get(str(config.get("layer_type", "column")))
+    if not isinstance(tp_size, int) or tp_size < 2 or size is None:
         return []
-    size = SPLIT_SIZES.get((layer, str(config.get("layer_type", "column"))), "")
+    known = state.world.facts.symbol(size)  # what `require` says that the size is
     named = {axis: _parts(segment, context, axis) for segment, context, axis in _segments(state)}
     found: dict[str, Condition] = {}
     for name, parameter in state.parameters.items():
         for context in state.contexts.values():
             for axis in context.axes.values():
-                if size in context.space.extents[axis].symbols:
-                    found |= _condition(name, parameter, axis, named.get(axis, [context.space.extents[axis]]), context, tp_size)
+                if (extent := context.space.extents[axis]) == known or size in extent.symbols:
+                    found |= _condition(name, parameter, axis, named.get(axis, [extent]), context, tp_size)
     return list(found.values())
 
 

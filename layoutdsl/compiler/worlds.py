@@ -31,19 +31,28 @@ MAX_LITERAL = 64
 Atom = tuple[str, str, Any]
 
 
-def domains_of(settings: Mapping[str, Setting], atoms: Sequence[Atom]) -> dict[str, tuple[ConfigValue, ...]]:
-    """The values to try for every name of finite domain; texts and integers that the spec only compares get one representative per literal, and one for
-    the rest."""
-    domains: dict[str, tuple[ConfigValue, ...]] = {}
+def alike_values(settings: Mapping[str, Setting], atoms: Sequence[Atom]) -> dict[str, tuple[tuple[ConfigValue, ...], ...]]:
+    """The values of every name of finite domain, those together that nothing tells apart: the first of them is tried for all. Texts and integers that the spec
+    only compares have one value per literal, and one for the rest."""
+    found: dict[str, tuple[tuple[ConfigValue, ...], ...]] = {}
     for name, setting in settings.items():
-        # A bare mention of a condition compares it with true; of anything else it is a use.
-        bare = "==" if setting.type == "bool" else "use"
-        compared = [(bare if op == "truth" else op, literal) for atom, op, literal in atoms if atom == name]
+        compared = _compared(name, setting, atoms)
         domain = _domain(setting, compared)
         if domain is not None:
-            # Contracts ask for the dtype of the activation whether or not the spec names it.
-            domains[name] = domain if name == "params_dtype" else _classes(domain, compared)
-    return domains
+            found[name] = tuple(_classes(name, domain, compared))
+    return found
+
+
+def classes_of(document: Document, settings: Mapping[str, Setting], name: str) -> list[tuple[ConfigValue, ...]]:
+    """The values of a name of finite domain, those together that no comparison in the spec tells apart: the first of them is tried for all."""
+    compared = _compared(name, settings[name], list(_comparisons(document)))
+    return _classes(name, _domain(settings[name], compared) or (), compared)
+
+
+def _compared(name: str, setting: Setting, atoms: Sequence[Atom]) -> list[tuple[str, Any]]:
+    """What a name is compared with. A bare mention of a condition compares it with true; of anything else it is a use."""
+    bare = "==" if setting.type == "bool" else "use"
+    return [(bare if op == "truth" else op, literal) for atom, op, literal in atoms if atom == name]
 
 
 def used_names(settings: Mapping[str, Setting], atoms: Sequence[Atom]) -> frozenset[str]:
@@ -60,6 +69,8 @@ def _domain(setting: Setting, compared: list[tuple[str, Any]]) -> tuple[ConfigVa
     if setting.optional:
         return (None, SYMBOLIC)
     numbers = [v for v in literals if isinstance(v, int)]
+    if setting.minimum < 1 and any(op == "use" for op, _ in compared):
+        numbers.append(0)  # a symbol is at least 1, so what may be 0 is tried at 0 as well
     if numbers:
         # Every value up to the largest literal, then all the rest as one symbol above it: nothing is left untried.
         top = max(numbers)
@@ -79,14 +90,16 @@ def lower_bounds(settings: Mapping[str, Setting], domains: Mapping[str, tuple[Co
     return found
 
 
-def _classes(domain: tuple[ConfigValue, ...], compared: list[tuple[str, Any]]) -> tuple[ConfigValue, ...]:
-    """One value per class that the comparisons tell apart; all values of a name that is used other than in comparisons."""
-    if any(op == "use" for op, _ in compared) or SYMBOLIC in domain:
-        return domain
-    seen: dict[tuple[bool, ...], ConfigValue] = {}
+def _classes(name: str, domain: tuple[ConfigValue, ...], compared: list[tuple[str, Any]]) -> list[tuple[ConfigValue, ...]]:
+    """The values that no comparison tells apart together; every value alone of a name that is used other than in comparisons."""
+    # Contracts ask for the dtype of the activation whether or not the spec names it.
+    if name == "params_dtype" or any(op == "use" for op, _ in compared) or SYMBOLIC in domain:
+        return [(value,) for value in domain]
+    found: dict[tuple[bool, ...], tuple[ConfigValue, ...]] = {}
     for value in domain:
-        seen.setdefault(tuple(_holds(value, op, literal) for op, literal in compared), value)
-    return tuple(seen.values())
+        key = tuple(_holds(value, op, literal) for op, literal in compared)
+        found[key] = (*found.get(key, ()), value)
+    return list(found.values())
 
 
 def _holds(value: ConfigValue, op: str, literal: Any) -> bool:
@@ -163,12 +176,13 @@ class Enumeration:
 def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enumeration:
     """Decide names until every case of every facet and every finite requirement has a value."""
     atoms = list(_comparisons(document))
-    result, domains = Enumeration(), domains_of(settings, atoms)
+    result, alike = Enumeration(), alike_values(settings, atoms)
+    domains = {name: tuple(values[0] for values in classes) for name, classes in alike.items()}
     known_facts: dict[Any, Facts] = {}
     memos: dict[Any, dict[int, Any]] = {}
     uses, bounds = used_names(settings, atoms), Facts(lower=lower_bounds(settings, domains))
     outside = _names_outside_facets(document, domains)
-    seen: set[Any] = set()
+    seen: dict[Any, World] = {}
     pending: list[dict[str, ConfigValue]] = [{}]
     while pending:
         config = pending.pop()
@@ -177,7 +191,7 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
             message = f"more than {MAX_WORLDS} combinations of cases"
             result.problems.append(Diagnostic(code="too-many-cases", message=message, span=span, helps=help_for("too-many-cases")))
             break
-        world = World(document, settings, dict(config), domains, memos=memos, uses=uses, bounds=bounds)
+        world = World(document, settings, dict(config), domains, memos=memos, uses=uses, bounds=bounds, alike=alike)
         try:
             reachable = decide(world, known_facts)
         except Undecided as undecided:
@@ -190,8 +204,10 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
             continue
         # Configurations that lead to the same cases are one world, unless something names the config directly.
         key = (tuple(world.cases.items()), world.facts, tuple(world.config.get(name) for name in outside))
-        if key not in seen:
-            seen.add(key)
+        if key in seen:
+            seen[key].merged.append(world.config)
+        else:
+            seen[key] = world
             result.worlds.append(world)
     open_names = [name for name in outside if any(name not in world.config for world in result.worlds)]
     for name in open_names:
@@ -222,6 +238,8 @@ def fork(world: World, name: str) -> list[World]:
             world.uses,
             world.bounds,
             set(world.used),
+            world.alike,
+            [{**config, name: value} for config in world.merged],
         )
         for value in world.domains[name]
     ]

@@ -384,9 +384,18 @@ NAMES = (
     _rule(
         "size-operator",
         "an operator that sizes do not have",
-        "Sizes have `+ - * // %`, comparisons, `cdiv` and `near_square`. Shifts and bit masks belong into index math, and nothing is divided by zero.",
+        """Sizes have `+ - * // %`, comparisons and a few functions, `cdiv(a, b)` among them. Shifts and bit masks belong into index math, and nothing is
+        divided by zero.""",
         "let:\n  half: K >> 1",
         "let:\n  half: K // 2",
+    ),
+    _rule(
+        "size-function",
+        "a function of sizes without a value",
+        """A size is at least 1, and the proofs rely on that. So `min` wants arguments that cannot be less, and `near_square` of a number wants one that has
+        two factors which are both odd or both even: 2, 6 and 10 have none. For a size that only the layer knows, the same is found when the plan is bound.""",
+        "let:\n  block: min(K // 8, 256)",
+        "let:\n  block: min(K, 256)",
     ),
     _rule(
         "size-condition",

@@ -65,11 +65,11 @@ Instruction = Union[Move, Compute, Opaque]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parameter:
-    """A parameter as stored. default: None (required), a number, or ``uninitialised``."""
+    """A parameter as stored. default: None (required), a number, or ``uninitialised``. range: what the spec promises of its values, "" for nothing."""
 
     value: Value
     default: int | float | str | None
-    positive: bool
+    range: str
     sharded: bool
 
 
@@ -83,7 +83,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Limit:
-    """A contract's condition of use. slug: what ``accept`` names."""
+    """A contract's condition of use. slug: what ``accept`` names. divides: pairs (divisor, dividend), what it says of divisibility."""
 
     slug: str
     text: str
@@ -91,6 +91,7 @@ class Limit:
     kernel: str
     source: str
     span: Span
+    divides: tuple[tuple[Size, Size], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,9 +110,11 @@ class Output:
 
 @dataclass(slots=True, eq=False)
 class Program:
-    """Everything one configuration does to a layer."""
+    """Everything one configuration does to a layer. free: sizes of free axes; nominal: what some of them are taken for until the tensors tell."""
 
     sizes: tuple[str, ...]
+    free: tuple[str, ...]
+    nominal: dict[str, Size]
     axes: dict[str, Size]
     parameters: list[Parameter]
     code: list[Instruction]

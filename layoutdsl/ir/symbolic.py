@@ -2,7 +2,7 @@
 
 The compiler's arithmetic. A :class:`Size` is a sum of rational coefficients times products of atoms, an atom being a symbol or a floor quotient; exponents may
 be negative. So an exact quotient is just a term (``N/8`` once ``8 | N`` is known), whatever the order in which facts were stated, and only a
-quotient that is not exact becomes an atom.
+quotient that is not exact becomes an atom. A size function (``near_square(K)``) is an atom too: to the proofs a symbol, to an evaluation what it computes.
 
 Invariants: every Size that leaves this module is integer-valued for all assignments that meet its :class:`Facts`; symbols are at least 1; two Sizes
 normalised under the same facts are equal for all sizes if their terms are equal (the converse is not promised: then the answer is *unknown*, never a guess).
@@ -19,6 +19,8 @@ from functools import lru_cache
 from math import floor, gcd, isqrt, lcm
 from typing import Union
 
+from layoutdsl.ir.size_functions import SIZE_FUNCTIONS
+
 Rational = Union[int, Fraction]
 
 
@@ -31,6 +33,34 @@ class Floor:
 
     def __repr__(self) -> str:
         return self.key
+
+
+class Applied(str):
+    """The atom ``function(arguments)`` of a size function: a symbol that has a value as soon as its arguments have.
+
+    As a text, and so compared, it is the function and the normal forms of its arguments.
+    """
+
+    __slots__ = ("arguments", "function")
+    function: str
+    arguments: tuple[Size, ...]
+
+    def __new__(cls, function: str, arguments: tuple[Size, ...]) -> Applied:
+        made = super().__new__(cls, f"{function}{tuple(argument.terms for argument in arguments)}")
+        made.function, made.arguments = function, arguments
+        return made
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Applied, (self.function, self.arguments)
+
+    @property
+    def promise(self) -> tuple[Size, Size] | None:
+        """What divides what, as the function promises."""
+        return (_symbol(self), self.arguments[0]) if SIZE_FUNCTIONS[self.function].divides else None
+
+    def value(self, sizes: Mapping[str, int]) -> int:
+        """Raises: ValueError where the function has none; KeyError for a symbol without a value."""
+        return SIZE_FUNCTIONS[self.function].compute(*(argument.evaluate(sizes) for argument in self.arguments))
 
 
 Atom = Union[str, Floor]
@@ -124,6 +154,14 @@ class Size:
         return Size.of(other) - self
 
     @property
+    def applications(self) -> frozenset[Applied]:
+        """The size functions in it, those in their arguments included."""
+        atoms = {atom for monomial, _ in self.terms for atom, _ in monomial}
+        own = frozenset(atom for atom in atoms if isinstance(atom, Applied))
+        inner = [argument for atom in own for argument in atom.arguments] + [atom.argument for atom in atoms if isinstance(atom, Floor)]
+        return own.union(*(size.applications for size in inner))
+
+    @property
     def constant(self) -> int | None:
         """The value of a constant Size, else None."""
         if not self.terms:
@@ -134,10 +172,13 @@ class Size:
 
     @property
     def symbols(self) -> frozenset[str]:
+        """The symbols that decide the value; those that a size function is applied to, not the function."""
         found: set[str] = set()
         for monomial, _ in self.terms:
             for atom, _power in monomial:
-                if isinstance(atom, str):
+                if isinstance(atom, Applied):
+                    found = found.union(*(argument.symbols for argument in atom.arguments))
+                elif isinstance(atom, str):
                     found.add(atom)
                 else:
                     found |= atom.argument.symbols
@@ -146,7 +187,7 @@ class Size:
     def evaluate(self, sizes: Mapping[str, int]) -> int:
         """The value for concrete sizes.
 
-        Raises: KeyError for a symbol without a value; ValueError if the value is not an integer (the sizes break a fact).
+        Raises: KeyError for a symbol without a value; ValueError if the value is not an integer (the sizes break a fact), or a size function has none.
         """
         numerator, denominator = self._value(sizes)
         if numerator % denominator:
@@ -154,12 +195,12 @@ class Size:
         return numerator // denominator
 
     def _value(self, sizes: Mapping[str, int]) -> tuple[int, int]:
-        """Numerator and positive denominator. Raises ZeroDivisionError."""
+        """Numerator and positive denominator. Raises ZeroDivisionError, KeyError, ValueError."""
         total, scale = 0, 1
         for monomial, coefficient in self.terms:
             above, below = coefficient.numerator, coefficient.denominator
             for atom, power in monomial:
-                base = sizes[atom] if isinstance(atom, str) else _floor_of(atom.argument._value(sizes))
+                base = _atom_value(atom, sizes)
                 if power > 0:
                     above *= base**power
                 else:
@@ -174,6 +215,12 @@ class Size:
 
 
 SizeLike = Union[Size, int, str]
+
+
+def _atom_value(atom: Atom, sizes: Mapping[str, int]) -> int:
+    if isinstance(atom, Applied):
+        return atom.value(sizes)
+    return sizes[atom] if isinstance(atom, str) else _floor_of(atom.argument._value(sizes))
 
 
 def _floor_of(ratio: tuple[int, int]) -> int:
@@ -282,6 +329,8 @@ def _factor(text: str, marks: str) -> str:
 
 
 def _format_atom(atom: Atom, names: Mapping[Size, str] | None) -> str:
+    if isinstance(atom, Applied):
+        return f"{atom.function}({', '.join(format_size(argument, names) for argument in atom.arguments)})"
     if isinstance(atom, str):
         return (names or {}).get(_symbol(atom), atom)
     rounded_up = _rounded_up(atom.argument)
@@ -323,8 +372,8 @@ class Facts:
     """What is known of the symbols: divisibility, equalities, and any further condition that only filters counterexamples.
 
     divides: pairs (divisor, dividend), each a Size; a divisor must be a monomial. equal: symbols that stand for a Size, no circles. lower: lower bounds of
-    symbols (default 1, never less). checks: predicates on plain integers that every assignment must meet; one that asks for a symbol without a value (KeyError)
-    brings it into the search.
+    symbols (default 1, never less). below: pairs of symbols, the first less than the second, no circles. checks: predicates on plain integers that every
+    assignment must meet; one that asks for a symbol without a value (KeyError) brings it into the search.
     """
 
     def __init__(
@@ -333,9 +382,10 @@ class Facts:
         equal: Mapping[str, Size] | None = None,
         lower: Mapping[str, int] | None = None,
         checks: tuple[Callable[[Mapping[str, int]], bool], ...] = (),
+        below: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.lower = {name: max(1, bound) for name, bound in (lower or {}).items()}
-        self.checks = checks
+        self.checks, self.below = checks, below
         self._integral: tuple[tuple[Monomial, Fraction], ...] = ()
         self._floors: dict[Size, Size] = {}
         self._ceilings: dict[tuple[Size, Size], Size] = {}
@@ -355,6 +405,10 @@ class Facts:
         self._signs.clear()
         self._shifts = self._substitutions()
 
+    def with_divides(self, divides: Iterable[tuple[Size, Size]]) -> Facts:
+        """These facts, and more about divisibility."""
+        return Facts((*self.divides, *divides), self.equal, self.lower, self.checks, self.below)
+
     # -- building sizes
 
     def symbol(self, name: str) -> Size:
@@ -369,7 +423,7 @@ class Facts:
         for monomial, coefficient in size.terms:
             term = Size({ONE: coefficient})
             for atom, power in monomial:
-                base = self.symbol(atom) if isinstance(atom, str) else self.floor(self.substitute(atom.argument))
+                base = self._substituted(atom)
                 if power < 0 and len(base.terms) == 1:
                     (inner, scale) = base.terms[0]
                     base = Size({_inverse(inner): 1 / Fraction(scale)})
@@ -379,6 +433,23 @@ class Facts:
                     term = term * base
             total = total + term
         return total
+
+    def _substituted(self, atom: Atom) -> Size:
+        if isinstance(atom, Applied):
+            return self.apply(atom.function, *map(self.substitute, atom.arguments))
+        return self.symbol(atom) if isinstance(atom, str) else self.floor(self.substitute(atom.argument))
+
+    def apply(self, function: str, *arguments: SizeLike) -> Size:
+        """A size function of these sizes. Raises ValueError where it has no value, or none that is known to be at least 1, as every symbol is."""
+        sizes = tuple(map(Size.of, arguments))
+        if function == "cdiv":
+            return self.cdiv(*sizes)
+        plain = [number for size in sizes if (number := size.constant) is not None]
+        if len(plain) == len(sizes):
+            return _constant(SIZE_FUNCTIONS[function].compute(*plain))
+        if not SIZE_FUNCTIONS[function].positive and not all(self.nonnegative(size - 1) for size in sizes):
+            raise ValueError(f"an argument of {function} may be less than 1")
+        return _symbol(Applied(function, sizes))
 
     def div(self, size: SizeLike, divisor: SizeLike) -> Size:
         """``size // divisor``, rounded down, where the divisor is at least 1. Raises ValueError if it is not a single positive term."""
@@ -646,24 +717,27 @@ class Facts:
                 units[symbol] = lcm(units.get(symbol, 1), constant)
             elif symbol is not None and len(divisor.terms) == 1 and all(isinstance(atom, str) for atom, _ in divisor.terms[0][0]):
                 symbolic.setdefault(symbol, []).append(divisor)
-        names = sorted(symbolic.keys() | units.keys() | self.lower.keys())
+        names = sorted({*symbolic, *units, *self.lower, *(larger for _, larger in self.below)})
         unbounded = {name: divisors for name, divisors in symbolic.items() if name not in units and name not in self.lower}
         ways = (self._shift_all(names, units, symbolic), self._shift_all(names, units, unbounded))
-        products = self._products()
+        products = self._products(ways[0])
         return (*(ways if ways[0] != ways[1] else ways[:1]), *([{**ways[0], **products}] if products else []))
 
-    def _products(self) -> dict[Monomial, Size]:
-        """A product of symbols with a constant divisor is a free multiple of it: ``16 | K*tp`` makes ``K*tp`` at least 16. One more way, for that product
-        alone."""
+    def _products(self, shifts: dict[Monomial, Size]) -> dict[Monomial, Size]:
+        """A product of symbols is a free multiple of what divides it: ``16 | K*tp`` makes ``K*tp`` at least 16. One more way, for that product alone."""
         found: dict[Monomial, Size] = {}
         for i, (divisor, dividend) in enumerate(self.divides):
-            unit = divisor.constant
-            if unit is not None and len(dividend.terms) == 1 and dividend.terms[0][1] == 1 and len(dividend.terms[0][0]) > 1:
-                found[dividend.terms[0][0]] = (_symbol(f"product {i}") + 1) * unit
+            if len(divisor.terms) != 1 or len(dividend.terms) != 1 or _plain_symbol(dividend) is not None:
+                continue
+            (monomial, coefficient), (product, factor) = divisor.terms[0], dividend.terms[0]
+            if product and all(isinstance(atom, str) and power > 0 for atom, power in (*monomial, *product)):
+                found[product] = (_symbol(f"product {i}") + 1) * Size({ONE: Fraction(coefficient) / factor}) * self._shifted(monomial, dict(shifts))
         return found
 
     def _shift_all(self, names: list[str], units: Mapping[str, int], symbolic: Mapping[str, list[Size]]) -> dict[Monomial, Size]:
         chosen: dict[str, Size] = {}
+        # A symbol that stands above another one is written as that one, 1 and a rest, unless a fact of another kind has a form for it.
+        smaller = {larger: less for less, larger in self.below if larger not in units and larger not in self.lower and larger not in symbolic}
         for name in names:
             # The first divisor that leads to no circle, in an order that does not depend on that of the facts.
             divisor = next((d for d in sorted(symbolic.get(name, ()), key=repr) if name not in _reach(d, chosen)), None)
@@ -680,6 +754,8 @@ class Facts:
                     assert isinstance(atom, str)
                     for _ in range(power):
                         shifts[key] = shifts[key] * shift(atom)
+            elif key not in shifts and name in smaller:
+                shifts[key] = shift(smaller[name]) + 1 + _symbol(name)
             elif key not in shifts:
                 unit = units.get(name, 1)
                 shifts[key] = (_symbol(name) - (-self.lower.get(name, 1) // unit)) * unit
@@ -750,7 +826,8 @@ class Facts:
 
         Left out: a symbol outside the statement that facts only give divisors to, since it can always be chosen to suit.
         """
-        ties = [(d.symbols, n.symbols, _plain_symbol(n)) for d, n in self.divides]
+        ties = [(d.symbols, n.symbols, None if isinstance(_plain_symbol(n), Applied) else _plain_symbol(n)) for d, n in self.divides]
+        ties += [(frozenset((smaller,)), frozenset((larger,)), None) for smaller, larger in self.below]
         for name, size in self.equal.items():
             if name in symbols or name in self.lower or any(c < 0 or c.denominator > 1 for _, c in size.terms):
                 ties.append((size.symbols, frozenset((name,)), None))
@@ -781,8 +858,11 @@ class Facts:
             if symbol not in divisor.symbols | dividend.symbols or not (divisor.symbols | dividend.symbols) - {symbol} <= sizes.keys():
                 continue
             known = {**sizes, symbol: 1}
-            above, below = dividend._value(known)
-            value = divisor.evaluate(known) * below
+            try:
+                above, below = dividend._value(known)
+                value = divisor.evaluate(known) * below
+            except ValueError:
+                continue  # a size function without a value at 1 says nothing of multiples
             if symbol in dividend.symbols - divisor.symbols and len(dividend.terms) == 1 and dict(dividend.terms[0][0]).get(symbol) == 1:
                 unit = lcm(unit, value // gcd(value, above))
             elif symbol not in dividend.symbols and dict(divisor.terms[0][0]).get(symbol) == 1:
@@ -801,8 +881,11 @@ class Facts:
         for divisor, dividend in self.divides:
             involved = divisor.symbols | dividend.symbols
             if symbol in involved and involved <= sizes.keys():
-                value = divisor.evaluate(sizes)
-                above, below = dividend._value(sizes)
+                try:
+                    value = divisor.evaluate(sizes)
+                    above, below = dividend._value(sizes)
+                except ValueError:
+                    return False
                 if value <= 0 or above % (value * below):
                     return False
         for name, size in self.equal.items():
@@ -810,7 +893,8 @@ class Facts:
                 above, below = size._value(sizes)
                 if above % below or above < self.lower.get(name, 1) * below:
                     return False
-        return sizes[symbol] >= self.lower.get(symbol, 1)
+        ordered = all(sizes[smaller] < sizes[larger] for smaller, larger in self.below if symbol in (smaller, larger) and {smaller, larger} <= sizes.keys())
+        return ordered and sizes[symbol] >= self.lower.get(symbol, 1)
 
 
 def _primitive(size: Size) -> Size:
@@ -837,8 +921,9 @@ def _divisors(value: int) -> tuple[int, ...]:
 
 
 def _reach(divisor: Size, chosen: Mapping[str, Size]) -> frozenset[str]:
-    """The symbols of a divisor, and of the divisors chosen for them."""
-    return divisor.symbols.union(*(_reach(chosen[s], chosen) for s in divisor.symbols if s in chosen))
+    """The symbols (and size functions) of a divisor, and of the divisors chosen for them."""
+    atoms = frozenset(atom for monomial, _ in divisor.terms for atom, _ in monomial if isinstance(atom, str))
+    return atoms.union(*(_reach(chosen[atom], chosen) for atom in atoms if atom in chosen))
 
 
 def _plain_symbol(size: Size) -> str | None:

@@ -145,9 +145,12 @@ _LANES: dict[str, Callable[[Tensor], Tensor]] = {"int4": int4_values, "e2m1": e2
 
 
 def transposed(tensor: Tensor) -> bool:
-    """Are the last two dims a transposed view? Kernels see it in the strides alone, and read lanes along the dim that is contiguous in memory."""
+    """Are the last two dims a transposed view? Kernels see it in the strides alone, and read lanes along the dim that is contiguous in memory.
+
+    One row or one column can be such a view, a single element cannot (torch_npu 2.13.0, is_transpose_last_two_dims of the meta functions).
+    """
     rows, columns = tensor.shape[-2:]
-    return rows > 1 and columns > 1 and tensor.stride(-2) == 1 and tensor.stride(-1) == rows
+    return (rows > 1 or columns > 1) and tensor.stride(-2) == 1 and tensor.stride(-1) == rows
 
 
 def elements(tensor: Tensor, element: str) -> Tensor:

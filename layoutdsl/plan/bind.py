@@ -8,16 +8,16 @@ are chains, and a move keeps the logical tensor. So whoever wrote the plan, what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from math import prod
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.dtypes import STORAGES, carriage_of
 from layoutdsl.plan.forward import ROWS, walk
-from layoutdsl.plan.model import Compute, Digit, Input, Instruction, Move, Opaque, Output, Pad, Plan, TensorType
+from layoutdsl.plan.model import Call, Compute, Digit, Input, Instruction, Move, Opaque, Output, Pad, Plan, TensorType
 from layoutdsl.plan.schedule import reads, sliceable
 from layoutdsl.plan.sizes import SizeExpr, evaluate, names_in, reduced, size_text
 
@@ -33,12 +33,17 @@ def bind(plan: Plan, sizes: Mapping[str, int]) -> Plan:
 
     Raises: DiagnosticError with ``size-missing``, ``size-unknown``, ``size-invalid``, ``requirement-failed`` (all of a kind together) or ``plan-invalid``.
     """
-    _raise(_size_faults(plan, sizes))
+    check_sizes(plan, sizes)
     known = {name: sizes[name] for name in plan.sizes}
     _raise(_failed_requirements(plan, known))
-    bound = _evaluated(plan, known)
+    bound = _evaluated(replace(plan, forward="external"), known)
     _check(bound)
-    return bound
+    return replace(bound, forward=_forward(plan, known))
+
+
+def check_sizes(plan: Plan, sizes: Mapping[str, int], *, optional: Collection[str] = ()) -> None:
+    """Are these all sizes of the plan, the optional ones left out or not? Raises: DiagnosticError with ``size-missing``, ``size-unknown``, ``size-invalid``."""
+    _raise(_size_faults(plan, sizes, optional))
 
 
 def broken_limits(plan: Plan, sizes: Mapping[str, int]) -> list[Diagnostic]:
@@ -65,7 +70,7 @@ def _raise(diagnostics: Iterable[Diagnostic]) -> None:
         raise DiagnosticError(*found)
 
 
-def _size_faults(plan: Plan, sizes: Mapping[str, int]) -> Iterable[Diagnostic]:
+def _size_faults(plan: Plan, sizes: Mapping[str, int], optional: Collection[str]) -> Iterable[Diagnostic]:
     known = f"the sizes of {plan.scheme}.{plan.layer} are {', '.join(plan.sizes) or 'none'}"
     for name in sizes:
         if name not in plan.sizes:
@@ -74,6 +79,8 @@ def _size_faults(plan: Plan, sizes: Mapping[str, int]) -> Iterable[Diagnostic]:
                 code="size-unknown", message=f"`{name}` is not a size of this plan", notes=(known, *(f"the nearest is `{match}`" for match in close))
             )
     for name in plan.sizes:
+        if name not in sizes and name in optional:
+            continue
         if name not in sizes:
             yield Diagnostic(
                 code="size-missing", message=f"the size `{name}` has no value", notes=(known, _given(sizes)), helps=(f"give it: sizes={{'{name}': ...}}",)
@@ -96,7 +103,7 @@ def _facts(test: SizeExpr, sizes: Mapping[str, int]) -> tuple[str, ...]:
 def _holds(test: SizeExpr, sizes: Mapping[str, int]) -> bool:
     try:
         return bool(evaluate(test, sizes))
-    except (ValueError, ZeroDivisionError, StopIteration):
+    except (ValueError, ZeroDivisionError):
         return False  # what cannot be computed for these sizes does not hold for them
 
 
@@ -118,8 +125,8 @@ def _evaluated(plan: Plan, sizes: Mapping[str, int]) -> Plan:
     def number(size: Any) -> int:
         try:
             return evaluate(size, sizes)
-        except (ValueError, ZeroDivisionError, StopIteration) as error:
-            _invalid("plan", f"`{size_text(size)}` has no value for these sizes", [str(error) or "no such integer exists", _given(sizes)])
+        except (ValueError, ZeroDivisionError) as error:
+            _invalid("plan", f"`{size_text(size)}` has no value for these sizes", [str(error), _given(sizes)])
 
     return replace(
         plan,
@@ -129,8 +136,23 @@ def _evaluated(plan: Plan, sizes: Mapping[str, int]) -> Plan:
         limits=tuple(replace(limit, test=int(_holds(limit.test, sizes))) for limit in plan.limits),
         inputs=tuple(replace(node, type=_type(node.type, number)) for node in plan.inputs),
         code=tuple(_instruction(node, number) for node in plan.code),
-        forward=plan.forward if plan.forward == "external" else tuple(replace(c, expr=_call(c.expr, sizes), when=_call(c.when, sizes)) for c in plan.forward),
     )
+
+
+def _forward(plan: Plan, sizes: Mapping[str, int]) -> tuple[Call, ...] | Literal["external"]:
+    """The calls with their sizes evaluated; none where a kernel does not take these sizes and they mean nothing: the layer can still be loaded."""
+    if plan.forward == "external":
+        return "external"
+    try:
+        calls = tuple(replace(call, expr=_call(call.expr, sizes), when=_call(call.when, sizes)) for call in plan.forward)
+        for expr in (part for call in calls for tree in (call.expr, call.when) for part in walk(tree)):
+            if expr[0] == "view":
+                _check_view(expr[2], expr[3])
+    except DiagnosticError:
+        if not broken_limits(plan, sizes):
+            raise
+        return "external"
+    return calls
 
 
 def _call(expr: Any, sizes: Mapping[str, int]) -> Any:
@@ -139,8 +161,8 @@ def _call(expr: Any, sizes: Mapping[str, int]) -> Any:
     def number(size: Any) -> Any:
         try:
             return reduced(size, sizes)
-        except (ValueError, ZeroDivisionError, StopIteration) as error:
-            _invalid("forward", f"`{size_text(size)}` has no value for these sizes", [str(error) or "no such integer exists", _given(sizes)])
+        except (ValueError, ZeroDivisionError) as error:
+            _invalid("forward", f"`{size_text(size)}` has no value for these sizes", [str(error), _given(sizes)])
 
     match expr:
         case ("const" | "layer" | "input" | "local" | "dtype" | "external", *_):
@@ -229,15 +251,14 @@ def _check(plan: Plan) -> None:
         types[node.id] = node.type
     for output in plan.outputs:
         _check_output(output, types[output.value])
-    for call in () if plan.forward == "external" else plan.forward:
-        for expr in (*walk(call.expr), *walk(call.when)):
-            if expr[0] == "view":
-                _check_view(expr[2], expr[3])
 
 
 def _check_view(source: TensorType, target: TensorType) -> None:
     """The same memory seen twice, for a number of rows that packs into anything."""
-    kinds = [_type(kind, lambda size: evaluate(size, {ROWS: SAMPLE_ROWS})) for kind in (source, target)]
+    try:
+        kinds = [_type(kind, lambda size: evaluate(size, {ROWS: SAMPLE_ROWS})) for kind in (source, target)]
+    except (ValueError, ZeroDivisionError) as error:
+        _invalid("forward", f"a view has no shape for {SAMPLE_ROWS} rows", [str(error)])
     if any(extent < 0 for kind in kinds for extent in kind.shape):
         _invalid("forward", "a view has a dim of negative extent")
     ours, theirs = (prod(kind.shape) * STORAGES[kind.storage].bits for kind in kinds)

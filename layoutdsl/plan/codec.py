@@ -46,7 +46,7 @@ from layoutdsl.plan.model import (
     Plan,
     TensorType,
 )
-from layoutdsl.plan.sizes import ARITY, FOLDS
+from layoutdsl.plan.sizes import ARITY, FOLDS, KIND_SIZES
 
 Json = Any
 DEPTH = 64
@@ -578,6 +578,8 @@ _PLAN = _record(
     spec_hash=TEXT,
     config=_many(_pair(NAME, LITERAL)),
     sizes=_many(NAME),
+    free=_many(NAME),
+    nominal=_many(_pair(NAME, SIZE)),
     axes=_many(_pair(NAME, SIZE)),
     require=_many(_record(Condition, text=TEXT, test=SIZE)),
     limits=_many(_record(Limit, text=TEXT, test=SIZE, kernel=TEXT, source=TEXT)),
@@ -599,6 +601,13 @@ def _check(plan: Plan) -> None:
     _check_unique("output", (output.name for output in plan.outputs))
     for axis, extent in plan.axes:
         _check_size(plan, extent, f"axis {axis}", 0)
+    _check_unique("free size", plan.free)
+    _check_unique("nominal size", (name for name, _ in plan.nominal))
+    for name in plan.free:
+        _check_names(plan, name, "free")
+    for name, size in plan.nominal:
+        _check_names(replace(plan, sizes=plan.free), name, "nominal")
+        _check_names(replace(plan, sizes=KIND_SIZES), size, f"nominal {name}")
     for text, test in [*((c.text, c.test) for c in plan.require), *((limit.text, limit.test) for limit in plan.limits)]:
         _check_names(plan, test, f"condition {text}")
     values: dict[str, TensorType] = {}

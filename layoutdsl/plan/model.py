@@ -15,7 +15,7 @@ from typing import Any, Literal, Union
 from layoutdsl.ir.dtypes import ELEMENTS, STORAGES
 from layoutdsl.plan.sizes import SizeExpr
 
-VERSION = 2
+VERSION = 3
 FORMAT = "layoutdsl-plan"
 ND = 0
 FRACTAL_NZ = 29
@@ -218,7 +218,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A compiled spec for one configuration, symbolic in the sizes."""
+    """A compiled spec for one configuration, symbolic in the sizes.
+
+    free: those sizes that the tensors tell. nominal: what some of these are taken for until then, an expression over the sizes of the layer's kind.
+    """
 
     scheme: str
     layer: str
@@ -232,3 +235,5 @@ class Plan:
     code: tuple[Instruction, ...]
     outputs: tuple[Output, ...]
     forward: tuple[Call, ...] | Literal["external"]
+    free: tuple[str, ...] = ()
+    nominal: tuple[tuple[str, SizeExpr], ...] = ()

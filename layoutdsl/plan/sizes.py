@@ -1,4 +1,4 @@
-"""Size expressions of a plan: nested tuples over integers and size names, evaluated with plain integers.
+"""Kinds of layer and the sizes that they have; size expressions of a plan: nested tuples over integers and size names, evaluated with plain integers.
 
 Emitted by the compiler, evaluated at bind. ``("/", a, b)`` is a division that was proved exact; ``("//", a, b)`` rounds down.
 """
@@ -7,43 +7,62 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from math import isqrt, prod
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Union
+
+from layoutdsl.ir.size_functions import SIZE_FUNCTIONS
 
 # An integer, the name of a size, or (operator, operand, ...).
 SizeExpr = Union[int, str, tuple[Any, ...]]
 
 
-LAYER_SIZES: Mapping[str, tuple[str, ...]] = {
-    "linear": ("input_size", "output_size"),
-    "ds_linear": ("input_size", "output_size"),
-    "moe": ("num_experts", "intermediate_size_per_partition", "hidden_size"),
-    "attention": ("num_heads", "num_kv_heads", "kv_lora_rank", "index_head_dim"),
-}
-"""Sizes by layer kind, per partition; another layer kind may use all of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKind:
+    """What is known of a kind of layer.
 
-SPLIT_SIZES: Mapping[tuple[str, str], str] = {
-    **{(layer, "row"): "input_size" for layer in ("linear", "ds_linear")},
-    **{(layer, "column"): "output_size" for layer in ("linear", "ds_linear")},
-    **{("moe", layer_type): "intermediate_size_per_partition" for layer_type in ("row", "column")},
-}
-"""The size that tensor parallelism splits, by layer kind and ``layer_type`` (which says nothing of experts)."""
+    sizes: per partition. columns: the sizes of a row of ``x`` and of a row of the result, None where that is not known. split: the size that tensor parallelism
+    splits, by ``layer_type`` (which says nothing of experts). experts: it has a weight per expert, and ``x`` is sorted by expert.
+    """
 
-LARGEST_FACTORED = 2**40
-"""`near_square` tries divisors one by one; no layer comes near this size."""
+    sizes: tuple[str, ...]
+    columns: tuple[str, str] | None = None
+    split: Mapping[str, str] = field(default_factory=dict)
+    experts: bool = False
+
+
+_LINEAR = LayerKind(
+    sizes=("input_size", "output_size"),
+    columns=("input_size", "output_size"),
+    split={"row": "input_size", "column": "output_size"},
+)
+_EXPERTS = LayerKind(
+    sizes=("num_experts", "intermediate_size_per_partition", "hidden_size"),
+    columns=("hidden_size", "hidden_size"),
+    split=dict.fromkeys(("row", "column"), "intermediate_size_per_partition"),
+    experts=True,
+)
+LAYER_KINDS: Mapping[str, LayerKind] = {
+    "linear": _LINEAR,
+    "ds_linear": _LINEAR,
+    "moe": _EXPERTS,
+    "ds_w4a8_moe": _EXPERTS,
+    "attention": LayerKind(sizes=("num_heads", "num_kv_heads", "kv_lora_rank", "index_head_dim")),
+}
+KIND_SIZES = tuple(dict.fromkeys(name for kind in LAYER_KINDS.values() for name in kind.sizes))
+"""The sizes of all kinds of layer."""
+_OTHER = LayerKind(sizes=())
+
+
+def layer_kind(layer: str) -> LayerKind:
+    """What is known of a kind of layer; of another word nothing: such a layer may use the sizes of all kinds."""
+    return LAYER_KINDS.get(layer, _OTHER)
 
 
 def _exact(left: int, right: int) -> int:
     if left % right:
         raise ValueError(f"{left} is not a multiple of {right}")
     return left // right
-
-
-def near_square(size: int) -> int:
-    """The largest divisor of ``size`` that is at most its square root. Source: vllm-ascend's FlatQuant scheme (facts: catalogue, L-W4A4FLAT)."""
-    if size > LARGEST_FACTORED:
-        raise ValueError(f"{size} is too large to look for its divisors")
-    return next(divisor for divisor in range(isqrt(size), 0, -1) if size % divisor == 0)
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
@@ -58,10 +77,9 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
     "not": operator.not_,
-    "cdiv": lambda left, right: -(-left // right),
-    "near_square": near_square,
+    **{name: function.compute for name, function in SIZE_FUNCTIONS.items()},
 }
-ARITY = {name: 1 if name in ("not", "near_square") else 2 for name in OPERATORS}
+ARITY = {**dict.fromkeys(OPERATORS, 2), "not": 1, **{name: function.arity for name, function in SIZE_FUNCTIONS.items()}}
 FOLDS: dict[str, Callable[[list[Any]], Any]] = {
     "+": sum,
     "*": prod,
@@ -73,7 +91,7 @@ FOLDS: dict[str, Callable[[list[Any]], Any]] = {
 def evaluate(expr: SizeExpr, sizes: Mapping[str, int]) -> int:
     """The value of a size expression (a truth value counts as 0 or 1).
 
-    Raises: KeyError for a size without a value, ValueError for an inexact exact division, ZeroDivisionError.
+    Raises: KeyError for a size without a value, ValueError for an inexact exact division or a size function without a value, ZeroDivisionError.
     """
     if isinstance(expr, int):
         return expr
@@ -111,7 +129,7 @@ def size_text(expr: SizeExpr) -> str:
         return str(expr)
     name, *operands = expr
     texts = [f"({size_text(o)})" if isinstance(o, tuple) else size_text(o) for o in operands]
-    if name in ("cdiv", "near_square"):
+    if name in SIZE_FUNCTIONS:
         return f"{name}({', '.join(map(size_text, operands))})"
     if name == "not":
         return f"not {texts[0]}"

@@ -3,7 +3,8 @@
 Used where nobody states the sizes; the result goes to ``layoutdsl.plan.bind``.
 
 Invariants: never a guess. An extent determines a size only where it is a product with that one unknown (``N``, ``2 * I``, ``N / 8`` where exact); a rounded
-extent is only checked. Either all sizes are determined and every shape agrees, or there is a diagnostic.
+extent is only checked, and so is a requirement, unless it says what a size equals. Either all sizes are determined and every shape agrees, or there is a
+diagnostic.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ class _Conflict:
     """An observation that no positive integer explains."""
 
 
-def solve_sizes(plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """The sizes of an unbound plan, from the shapes of given inputs (names that are no inputs are left to ``check_inputs``).
+def solve_sizes(plan: Plan, shapes: Mapping[str, Shape], known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """The sizes of a plan, from the shapes of given inputs (names that are no inputs are left to ``check_inputs``). known: sizes that were stated.
 
     Raises: DiagnosticError with ``tensor-shape`` (a rank, or extents of two tensors that contradict each other) or ``size-unsolved``.
     """
     observations = [observation for node in plan.inputs if node.name in shapes for observation in _observed(node, shapes[node.name])]
-    sizes: dict[str, int] = {}
+    sizes: dict[str, int] = dict(known or {})
     origin: dict[str, _Observation] = {}
     progress = True
     while progress:
@@ -51,8 +52,20 @@ def solve_sizes(plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, int]:
             if solved is not None:
                 name, value = solved
                 sizes[name], origin[name], progress = value, observation, True
+    sizes |= _stated(plan, sizes)
     _refuse_unsolved(plan, sizes, shapes)
     return {name: sizes[name] for name in plan.sizes}
+
+
+def _stated(plan: Plan, known: Mapping[str, int]) -> dict[str, int]:
+    """Sizes that no extent mentions, since a requirement says what they equal."""
+    found: dict[str, int] = {}
+    for condition in plan.require:
+        match condition.test:
+            case ("==", str(name), size) if name not in known and names_in(size) <= known.keys():
+                value = _value(size, known)
+                found |= {name: value} if value is not None else {}
+    return found
 
 
 def _observed(node: Input, shape: Shape) -> list[_Observation]:
@@ -97,7 +110,7 @@ def _solve_product(factors: list[SizeExpr], found: int, known: Mapping[str, int]
 def _value(size: SizeExpr, known: Mapping[str, int]) -> int | None:
     try:
         return evaluate(size, known)
-    except (ValueError, ZeroDivisionError, StopIteration):
+    except (ValueError, ZeroDivisionError):
         return None
 
 
@@ -106,16 +119,20 @@ def _value(size: SizeExpr, known: Mapping[str, int]) -> int | None:
 
 def _contradiction(plan: Plan, guilty: _Observation, sizes: Mapping[str, int], origin: Mapping[str, _Observation], shapes: Mapping[str, Shape]) -> Diagnostic:
     names = [name for name in plan.sizes if name in names_in(guilty.size) and name in sizes]
-    tensors = _sources(names, origin)
+    tensors = _sources([name for name in names if name in origin], origin)
     wanted = _value(guilty.size, sizes) if set(names) == names_in(guilty.size) else None
     needs = f"which needs {wanted}" if wanted is not None else "which no size gives"
     message = f"dim {guilty.dim} of `{guilty.tensor}` is {guilty.found}, but the scheme stores `{size_text(guilty.size)}` there, {needs}"
     if tensors:
         message += f" to agree with {', '.join(f'`{tensor}`' for tensor in tensors)}"
     notes = [f"`{tensor}` has shape {list(shapes[tensor])}" for tensor in dict.fromkeys([guilty.tensor, *tensors])]
-    notes += [f"`{name}` = {sizes[name]} follows from dim {origin[name].dim} of `{origin[name].tensor}`" for name in names]
+    notes += [f"`{name}` = {sizes[name]} {_reason(origin.get(name))}" for name in names]
     helps = ("check that both tensors are of one layer, and that `config` says what the checkpoint is (group size, version, packing)",)
     return Diagnostic(code="tensor-shape", message=message, where=guilty.tensor, notes=tuple(notes), helps=helps)
+
+
+def _reason(origin: _Observation | None) -> str:
+    return "was given" if origin is None else f"follows from dim {origin.dim} of `{origin.tensor}`"
 
 
 def _sources(names: Iterable[str], origin: Mapping[str, _Observation]) -> list[str]:

@@ -63,8 +63,7 @@ def apply(plan: Plan, module: Module, *, math: MathMode = "exact") -> None:
 
     Raises: DiagnosticError with ``already-applied``, with what ``run`` raises, or with ``plan-invalid`` where an output's name has no place on the module.
     """
-    inputs = {name: _get(module, name) for name in (node.name for node in plan.inputs)}
-    tensors = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+    tensors = _inputs(plan, module)
     _refuse_second(plan, module, tensors)
     places = {output.name: _output_place(module, output) for output in plan.outputs}
     results = run(plan, tensors, math=math)
@@ -74,6 +73,18 @@ def apply(plan: Plan, module: Module, *, math: MathMode = "exact") -> None:
     except BaseException:
         saved.restore()
         raise
+
+
+def shapes_of(plan: Plan, module: Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of a plan's inputs that are on the module. Raises: DiagnosticError with ``already-applied``, since these are not the checkpoint's shapes."""
+    tensors = _inputs(plan, module)
+    _refuse_second(plan, module, tensors)
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _inputs(plan: Plan, module: Module) -> dict[str, torch.Tensor]:
+    found = {node.name: _get(module, node.name) for node in plan.inputs}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 # ---- names ---------------------------------------------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from layoutdsl.diagnostics import Source, Span
 from layoutdsl.syntax.tree import Expr, Pipeline, Rule, Target, TypeText
 
 T = TypeVar("T")
+RANGES = ("positive", "power_of_two")
+"""What a spec may promise of the values of a parameter; a power of two is positive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,16 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Arm(Generic[T]):
-    """One entry of a case map: a boolean expression over case names, and what holds then."""
+    """One entry of a case map: a boolean expression over case names, and what holds then; ``condition`` is None for ``otherwise``."""
 
-    condition: Expr
+    condition: Expr | None
     value: T
     span: Span
 
 
 @dataclass(frozen=True, slots=True)
 class CaseMap(Generic[T]):
-    """Alternatives of which at most one may hold."""
+    """Alternatives of which at most one may hold; ``otherwise`` holds where no other does."""
 
     arms: tuple[Arm[T], ...]
     span: Span
@@ -67,10 +69,11 @@ class ConfigDecl:
 
 @dataclass(frozen=True, slots=True)
 class AxisDecl:
-    """One entry of ``axes``: a letter and its extent; ``free`` marks an extent that is solved from the tensors."""
+    """One entry of ``axes``: a letter and its extent. free: the extent is a size of its own, which the tensors tell; ``extent`` is then what it is taken for
+    until they do, None if nothing is."""
 
     name: Text
-    extent: Cased[Expr]
+    extent: Cased[Expr] | None
     free: bool
     span: Span
 
@@ -121,7 +124,7 @@ class Facet:
 class ParamDecl:
     """One parameter of the layer as the checkpoint stores it.
 
-    ``given`` None means: wherever its type exists. ``range`` is ``positive``; ``shard`` is ``none``; ``disk`` the dtype in the checkpoint file.
+    ``given`` None means: wherever its type exists. ``range`` is one of ``RANGES``; ``shard`` is ``none``; ``disk`` the dtype in the checkpoint file.
     """
 
     name: Text

@@ -38,7 +38,7 @@ from layoutdsl.syntax.document import (
     Text,
     ValueDecl,
 )
-from layoutdsl.syntax.tree import Constant, ElementText, Expr, Pipeline, Rule, Target, TypeText
+from layoutdsl.syntax.tree import Binary, Constant, ElementText, Expr, Name, Pipeline, Rule, Target, TypeText
 from layoutdsl.syntax.yaml_reader import MappingNode, Node, ScalarNode, SequenceNode, read_all, resolve
 
 T = TypeVar("T")
@@ -175,7 +175,7 @@ class _Reader:
         """``node`` itself, or the arms of a case map."""
         if not isinstance(node, MappingNode):
             return read(node)
-        arms = tuple(Arm(self.expression(key), read(value), _from_to(key, value)) for key, value in node.entries)
+        arms = tuple(Arm(self.case(key), read(value), _from_to(key, value)) for key, value in node.entries)
         return CaseMap(arms, node.span)
 
     def expressions(self, node: Node) -> Cased[Expr]:
@@ -239,8 +239,13 @@ class _Reader:
         return None if isinstance(node, ScalarNode) and node.value == "otherwise" else self.expression(node)
 
     def axis(self, key: ScalarNode, node: Node) -> AxisDecl:
-        free = isinstance(node, ScalarNode) and node.value == "free"
-        return AxisDecl(self.text(key), self.expressions(node), free, _from_to(key, node))
+        extent = self.expressions(node)
+        match extent:
+            case Name("free"):
+                return AxisDecl(self.text(key), None, True, _from_to(key, node))
+            case Binary("or", Name("free"), nominal):
+                return AxisDecl(self.text(key), nominal, True, _from_to(key, node))
+        return AxisDecl(self.text(key), extent, False, _from_to(key, node))
 
     def segment(self, key: ScalarNode, node: Node) -> SegmentDecl:
         if not isinstance(node, MappingNode):

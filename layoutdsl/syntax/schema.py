@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from layoutdsl.diagnostics import Diagnostic, Span
+from layoutdsl.syntax.document import RANGES
 from layoutdsl.syntax.yaml_reader import MappingNode, Node, ScalarNode, has_leading_zero, has_too_many_digits, resolve
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ _DEFS: dict[str, Schema] = {
             "type": _or_cases("type", "a type or a case map of types"),
             "given": _or_cases("expression", "a condition", description="Where the checkpoint holds the tensor."),
             "init": {**_LITERAL, "description": "What fills the tensor where it is not given."},
-            "range": {"type": "string", "title": "a range", "enum": ["positive"]},
+            "range": {"type": "string", "title": "a range", "enum": list(RANGES)},
             "shard": {"type": "string", "title": "a way to shard", "enum": ["none"]},
             "disk": {**_WORD, "description": "The dtype in the checkpoint file, if it is another one."},
         },
@@ -239,7 +240,7 @@ SCHEMA: Schema = {
             _or_cases("expression", "a size or a case map of sizes"),
             "a mapping of axes",
             "[a-z][0-9]?",
-            description="A letter per axis, and its extent; `free` for one that the tensors tell.",
+            description="A letter per axis, and its extent; `free` for one that the tensors tell, `free or SIZE` with what it is taken for until then.",
         ),
         "segments": _map(_ref("parts"), "a mapping of segments", _NAME, description="The parts of an axis, in order."),
         "let": _map(

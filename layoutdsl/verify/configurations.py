@@ -17,12 +17,17 @@ from layoutdsl.compiler.driver import Compiled, elaborate_one, plan_of, worlds
 from layoutdsl.compiler.emit import test_expr
 from layoutdsl.compiler.require import conditions_of
 from layoutdsl.compiler.scope import SYMBOLIC, Context, World
+from layoutdsl.diagnostics import DiagnosticError
 from layoutdsl.syntax.document import CaseMap
 from layoutdsl.verify import sizes
 
 OTHER = "(any other)"
 GROUPS = (64, 96, 128, 32, 256, 512)
 """Values tried for an open group size; 96 is no power of two, 256 is what one kernel takes alone."""
+OTHERS = (2, 3, 1, 5, 8, 16)
+"""Values tried for any other open integer; one hides what is multiplied by it."""
+REFUSED = {"requirement-failed", "config-value", "plan-invalid"}
+"""What a spec answers for values that it does not hold for."""
 RANKS = {"tp_size": 1, "tp_rank": 0}
 """What an open configuration is run with; ``tensor_parallel`` has the others."""
 
@@ -60,12 +65,20 @@ def configured(spec: Spec, given: Mapping[str, Any]) -> Configuration:
 
 
 def configurations(spec: Spec, given: Mapping[str, Any], *, all: bool = False) -> list[Configuration]:
-    """The configurations whose plans differ, in the order of the worlds; or all of them. Raises: DiagnosticError."""
+    """The configurations whose plans differ, in the order of the worlds; or all of them. Values that the spec does not hold for are left out.
+
+    Raises: DiagnosticError.
+    """
     settings = settings_of(spec.document)
     found: dict[Any, Configuration] = {}
     for compiled in worlds(spec.document, given):
         for values in _concrete(compiled, settings, given):
-            made = configured(spec, values)
+            try:
+                made = configured(spec, values)
+            except DiagnosticError as error:
+                if {finding.code for finding in error.diagnostics} & REFUSED:
+                    continue
+                raise
             found.setdefault(len(found) if all else _content(made), made)
     return list(found.values())
 
@@ -118,7 +131,7 @@ def _plain(setting: Setting, world: World, value: Any) -> Any:
 
 def _candidates(setting: Setting, world: World) -> list[int]:
     lowest = max(setting.minimum, world.bounds.lower.get(setting.name, 1))
-    values = GROUPS if "group" in setting.name else (1, 2, 3, 5, 8, 16)
+    values = GROUPS if "group_size" in setting.name else OTHERS
     return [value for value in values if value >= lowest] or [lowest]
 
 

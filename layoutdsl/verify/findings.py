@@ -25,15 +25,30 @@ def place_text(index: Iterable[int], letters: Iterable[str] = ()) -> str:
 
 def worst(found: Array, wanted: Array, allowed: Array | float) -> tuple[tuple[int, ...], float] | None:
     """The place where the error exceeds what is allowed most, and the error there; None if it nowhere does. NaN agrees with NaN alone."""
-    error = np.abs(found - wanted)
-    if (error <= allowed).all():
+    error = _error(found, wanted)
+    wrong = _wrong(error, allowed)
+    if not wrong.any():
         return None
-    same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
-    excess = np.where(same, -np.inf, np.where(np.isnan(error), np.inf, error - allowed))
-    if not excess.size or excess.max() <= 0:
-        return None
+    with np.errstate(invalid="ignore"):
+        excess = np.where(wrong, np.where(np.isfinite(error), error - allowed, np.inf), -np.inf)
     place = tuple(int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
     return place, float(error[place])
+
+
+def _error(found: Array, wanted: Array) -> Array:
+    """How far the numbers are apart; not at all where they are the same infinity or no numbers, else infinitely."""
+    with np.errstate(invalid="ignore"):
+        error: Array = np.abs(found - wanted)
+    if np.isfinite(error).all():
+        return error
+    same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
+    return np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf))
+
+
+def _wrong(error: Array, allowed: Array | float) -> Array:
+    """Infinitely far is wrong, whatever is allowed."""
+    wrong: Array = ~((error <= allowed) & np.isfinite(error))
+    return wrong
 
 
 def numeric(
@@ -53,7 +68,7 @@ def numeric(
         return None
     place, error = at
     limit = float(np.broadcast_to(np.asarray(allowed, np.float64), found.shape)[place])
-    wrong = int((~(np.abs(found - wanted) <= allowed)).sum())
+    wrong = int(_wrong(_error(found, wanted), allowed).sum())
     return Diagnostic(
         code=code,
         message=message,

@@ -13,24 +13,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from layoutdsl.plan.model import Plan
-from layoutdsl.plan.sizes import names_in
+from layoutdsl.plan.sizes import layer_kind, names_in
 from layoutdsl.syntax.document import Document
 from layoutdsl.verify.decode import Array, Logical
+from layoutdsl.verify.oracle import Rotated
+from layoutdsl.verify.tensors import Checkpoint
 
-KNOWN = ("linear", "ds_linear", "moe")
-"""Kinds of layer whose computation is known."""
 EXPERTS, HIDDEN, INTERMEDIATE = "num_experts", "hidden_size", "intermediate_size_per_partition"
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
     """One product of a layer. matrix: [experts, outputs, inputs] (one expert in a linear layer); added: [outputs], or None. letters: axes of outputs and
-    inputs."""
+    inputs. rotation: [inputs of the layer, inputs of the product], what the rows are multiplied by before, or None."""
 
     name: str
     matrix: Array
     letters: tuple[str, str]
     added: Array | None = None
+    rotation: Array | None = None
+
+    @property
+    def whole(self) -> Array:
+        """The weights of the rows as they come: [experts, outputs, inputs of the layer]."""
+        if self.rotation is None:
+            return self.matrix
+        found: Array = self.matrix @ self.rotation.T
+        return found
 
     def __call__(self, rows: Array, counts: Sequence[int] | None = None) -> Array:
         """rows [m, inputs], sorted by expert where there are several, times the weights: [m, outputs]."""
@@ -42,7 +51,7 @@ class Product:
 
     def absolute(self, rows: Array, counts: Sequence[int] | None = None) -> Array:
         """The sum of the absolute values of all terms."""
-        return Product(self.name, np.abs(self.matrix), self.letters)(np.abs(rows), counts)
+        return replace(self, matrix=np.abs(self.matrix), added=None if self.added is None else np.abs(self.added))(np.abs(rows), counts)
 
 
 def with_bias(layer: Layer, bias: Array) -> Layer:
@@ -75,16 +84,20 @@ class Layer:
             return gate / (1 + np.exp(-gate)) * up, gate, up
 
 
-def layer_of(document: Document, plan: Plan, values: Mapping[str, Logical]) -> Layer | None:
-    """The layer that these values make; plan: not bound, for the sizes behind the axes. None for a kind of layer whose computation is not known here."""
+def layer_of(document: Document, plan: Plan, made: Checkpoint) -> Layer | None:
+    """The layer that a checkpoint makes; plan: not bound, for the sizes behind the axes. None for a kind of layer whose computation is not known here."""
     axes = dict(plan.axes)
-    kind = document.layer.value
-    if kind != "moe" and kind in KNOWN and values:
+    values = {name: value.weight if isinstance(value, Rotated) else value for name, value in made.values.items()}
+    kind = layer_kind(document.layer.value)
+    if kind.columns and not kind.experts and values:
         name, weight = next(iter(values.items()))
         added = next((value.values for other, value in values.items() if other != name and _is_vector(value, axes)), None)
         product = _product(name, weight, axes, ("output_size",), ("input_size",), added)
-        return None if product is None else Layer((product,))
-    if kind != "moe":
+        if product is None:
+            return None
+        whole = made.values[name]
+        return Layer((replace(product, rotation=whole.rotation.values) if isinstance(whole, Rotated) else product,))
+    if not kind.experts:
         return None
     gate_up = [(name, value) for name, value in values.items() if _doubled(value, axes)]
     down = [(name, value) for name, value in values.items() if not _doubled(value, axes)]

@@ -35,6 +35,11 @@ def check(plan: Plan, checkpoint: Checkpoint, results: Mapping[str, Any], title:
     return None
 
 
+def computed(plan: Plan) -> list[str]:
+    """The tensors that the steps leave which are no movement of a parameter."""
+    return [output.name for output in plan.outputs if output.kind != "value" and _source(plan, output.value) is None]
+
+
 def _source(plan: Plan, value: str) -> str | None:
     """The parameter that a value is a movement of; None where something was computed."""
     makers = {instruction.id: instruction for instruction in plan.code}

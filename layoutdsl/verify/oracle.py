@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -23,6 +24,7 @@ from layoutdsl.ir.symbolic import Size
 from layoutdsl.plan.sizes import evaluate
 from layoutdsl.syntax.document import Document, NoValue
 from layoutdsl.syntax.tree import Binary, Conditional, Constant, Entry, Expr, Index, Name, Pick, Sum, Unary
+from layoutdsl.syntax.walk import nodes
 from layoutdsl.verify.decode import Array, Logical
 
 Stored = Mapping[str, Logical]
@@ -72,9 +74,34 @@ class _Scope:
         return self.number(self.context.space.extents[axis])
 
 
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """A value ``sum[q](weight * rotation)`` in its two factors: weight over outputs and rotated inputs, rotation over inputs and rotated inputs."""
+
+    weight: Logical
+    rotation: Logical
+
+    @property
+    def product(self) -> Logical:
+        """The value itself, over outputs and inputs."""
+        product: Array = self.weight.values @ self.rotation.values.T
+        return Logical((self.weight.axes[0], self.rotation.axes[0]), (1, 1), product)
+
+
 def values(document: Document, contexts: Mapping[str, Context], sizes: Mapping[str, int], stored: Stored) -> dict[str, Logical]:
-    """Every result of ``value`` by its name, templates expanded: ``W`` of a linear layer, ``w13`` and ``w2`` of experts; dims as the spec lists them."""
-    found: dict[str, Logical] = {}
+    """Every result of ``value`` by its name, as :func:`results`, rotated or not."""
+    return {name: plain(found) for name, found in results(document, contexts, sizes, stored).items()}
+
+
+def plain(found: Logical | Rotated) -> Logical:
+    return found.product if isinstance(found, Rotated) else found
+
+
+def results(document: Document, contexts: Mapping[str, Context], sizes: Mapping[str, int], stored: Stored) -> dict[str, Logical | Rotated]:
+    """Every result of ``value`` by its name, templates expanded: ``W`` of a linear layer, ``w13`` and ``w2`` of experts; dims as the spec lists them. A sum of
+    weights times a rotation of the inputs comes in its factors."""
+    found: dict[str, Logical | Rotated] = {}
+    known = dict(stored)
     if isinstance(document.value, NoValue):
         return found
     for decl in document.value:
@@ -82,9 +109,38 @@ def values(document: Document, contexts: Mapping[str, Context], sizes: Mapping[s
         for context in everything if "<" in decl.target.name else everything[:1]:
             body = context.expr(decl.body)
             if body is not None:
-                name = context.member.expand(decl.target.name)
-                found[name] = _evaluated(body, decl.target.entries or (), _Scope(context, sizes, {**stored, **found}))
+                name, scope = context.member.expand(decl.target.name), _Scope(context, sizes, known)
+                entries = decl.target.entries or ()
+                result = _rotated(body, entries, scope) or _evaluated(body, entries, scope)
+                found[name], known[name] = result, plain(result)
     return found
+
+
+def _rotated(body: Expr, entries: Sequence[Entry], scope: _Scope) -> Rotated | None:
+    """A sum of products in its factors: those that depend on the outputs are the weight, and must not depend on the inputs; the others are the rotation."""
+    if not isinstance(body, Sum) or len(entries) != 2 or len(body.entries) != 1:
+        return None
+    outputs, inputs = entries
+    weight, rotation = ([f for f in _factors(body.body) if _mentions(f, outputs, scope) is depends] for depends in (True, False))
+    if not weight or not any(_mentions(f, inputs, scope) for f in rotation) or any(_mentions(f, inputs, scope) for f in weight):
+        return None
+    sides = ((weight, outputs), (rotation, inputs))
+    return Rotated(*(_evaluated(_product(factors), (entry, *body.entries), scope) for factors, entry in sides))
+
+
+def _factors(expr: Expr) -> list[Expr]:
+    return [*_factors(expr.left), *_factors(expr.right)] if isinstance(expr, Binary) and expr.op == "*" else [expr]
+
+
+def _product(factors: Sequence[Expr]) -> Expr:
+    return reduce(lambda left, right: Binary("*", left, right, left.span), factors)
+
+
+def _mentions(expr: Expr, entry: Entry, scope: _Scope) -> bool:
+    """Does an expression read at an index of this axis?"""
+    digit = scope.context.digit(entry)
+    letters = [letter for letter, axis in scope.context.axes.items() if digit is not None and axis == digit.axis]
+    return any(isinstance(node, Name) and node.id in letters for node in nodes(expr))
 
 
 def invariants(document: Document, contexts: Mapping[str, Context], sizes: Mapping[str, int], stored: Stored) -> Iterator[tuple[str, Logical]]:

@@ -6,20 +6,20 @@ A check of ``verify``, run once per combination of cases; the others call the ke
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from layoutdsl.diagnostics import Diagnostic
 from layoutdsl.verify import checks, tolerance
-from layoutdsl.verify.activation import Rows
 from layoutdsl.verify.configurations import Configuration
 from layoutdsl.verify.decode import Array
 from layoutdsl.verify.findings import numeric
 from layoutdsl.verify.layers import layer_of
-from layoutdsl.verify.run import Ran, applied, dtype_of, rows_of
+from layoutdsl.verify.run import Inputs, Ran, applied, dtype_of, grid_of, inputs_for
 from layoutdsl.verify.tensors import checkpoint
-from layoutdsl.verify.trace import Tracer
+from layoutdsl.verify.trace import Tracer, matmuls
 
 _BATCH, _LENGTH = 2, 3
 
@@ -28,29 +28,28 @@ def check(configuration: Configuration, chosen: Mapping[str, int]) -> Diagnostic
     """x with three dims through ``plan.forward``; of experts with a routing, one choice of which is an expert of another rank. Raises: DiagnosticError."""
     plan = configuration.plan.bind(chosen)
     made = checkpoint(configuration, plan.bound, chosen, "short")
-    layer = layer_of(configuration.spec.document, configuration.plan.data, made.values)
+    layer = layer_of(configuration.spec.document, configuration.plan.data, made)
     if layer is None:
         return None
     # Where nothing depends on the dtype of the model, all other checks are run with bfloat16.
     dtype = dtype_of(configuration) if "params_dtype" in configuration.given else torch.float16
-    x = rows_of(_BATCH * _LENGTH, layer.products[0].matrix, dtype)
+    rows = inputs_for(_BATCH * _LENGTH, layer.products[0].whole, dtype, grid_of(plan, made.stored))
     module, title = applied(plan, made.tensors), f"in: {configuration.title}; x of three dims"
     inputs = _routing(chosen["num_experts"]) if layer.experts else {}
-    batch = x.reshape(_BATCH, _LENGTH, -1)
+    batch = rows.x.reshape(_BATCH, _LENGTH, -1)
     result, calls = Tracer(plan.bound)(module, batch, **inputs)
     plain = plan.forward(module, batch, **inputs)
     if plain.shape[:-1] != (_BATCH, _LENGTH) or not torch.equal(plain.nan_to_num(), result.nan_to_num()):
         return Diagnostic(code="verify-forward", message="`x` of three dims does not give a result of three dims, twice the same", where="x", notes=(title,))
-    ran = Ran(plan, module, result.flatten(0, 1), calls)
-    plain_case = checks.Case(configuration, made, layer, ran, x, None, title, checks.short_bits(configuration))
-    if not checks.comparable(plain_case):
+    ran = Ran(plan, module, result.flatten(0, 1), matmuls(calls, rows.grid))
+    case = checks.Case(configuration, made, layer, ran, rows, title, checks.short_bits(configuration))
+    if checks.not_comparable(case) is not None:
         return None
     if not layer.experts:
-        return checks.forward(plain_case)
-    order, counts = _sorted(inputs["topk_ids"].reshape(len(x), -1).numpy(), chosen["num_experts"])
-    tokens = x[torch.from_numpy(order // inputs["topk_ids"].shape[-1])]
-    case = checks.Case(configuration, made, layer, ran, tokens, counts, title, checks.short_bits(configuration))
-    return _combined(case, inputs, order)
+        return checks.forward(case)
+    order, counts = _sorted(inputs["topk_ids"].reshape(len(rows.x), -1).numpy(), chosen["num_experts"])
+    tokens = rows.x[torch.from_numpy(order // inputs["topk_ids"].shape[-1])]
+    return _combined(replace(case, inputs=Inputs(tokens, counts, rows.grid)), inputs, order)
 
 
 def _routing(experts: int) -> dict[str, torch.Tensor]:
@@ -76,16 +75,17 @@ def _combined(case: checks.Case, inputs: Mapping[str, torch.Tensor], order: Arra
     first, second = case.matmuls[0].rows, last.rows
     if min(len(first.values), len(second.values)) < count:
         return Diagnostic(code="verify-forward", message="the kernels get fewer rows than were routed", where="topk_ids", notes=(case.title,))
-    rows, terms = product(second.values[:count], case.counts), product.absolute(second.values[:count], case.counts)
+    tokens, own = first.first(count), second.first(count)
+    rows, terms, blurred = product(own.values, case.counts), product.absolute(own.values, case.counts), checks.blurred(product, own, case.counts)
     weights = inputs["topk_weights"].double().numpy().reshape(-1)[order]
     wanted, absolute = np.zeros(case.ran.result.shape), np.zeros(case.ran.result.shape)
     choices = inputs["topk_ids"].shape[-1]
     relative = checks.SUMS * 8 + tolerance.total(case.roundings(last))
-    for place, weight, row, term in zip(order, weights, rows, terms):
+    for place, weight, row, term, unseen in zip(order, weights, rows, terms, np.broadcast_to(blurred, rows.shape)):
         wanted[place // choices] += weight * row
-        absolute[place // choices] += weight * (checks.cast_error(row, last.result.dtype) + relative * term)
-    moved, why = Rows(first.values[:count], first.step[:count], first.element).error(case.rows) * 1.001, "half a step of the quantization"
-    found = numeric("verify-forward", "x", "`x`: tokens are not the rows of their experts", first.values[:count], case.rows, moved, why, (case.title,))
+        absolute[place // choices] += weight * (checks.cast_error(row, last.result.dtype) + relative * term + unseen)
+    exact, message = case.inputs.exact, "`x`: tokens are not the rows of their experts"
+    found = numeric("verify-forward", "x", message, tokens.values, exact, tokens.error(exact) * 1.001, f"the nearest {tokens.element}", (case.title,))
     if found is not None:
         return found
     allowed = absolute * 1.01 + checks.cast_error(wanted, case.ran.result.dtype)

@@ -72,12 +72,17 @@ def large(plan: Plan, size: int) -> Sizes | None:
 def for_ranks(plan: Plan, split: str, ranks: int) -> Sizes | None:
     """Sizes of a whole layer of which every rank's part is legal: plan is that of one of so many ranks, split the size that they share."""
 
-    def told_apart(key: _Key, sizes: Mapping[str, int]) -> bool:
-        whole = {**sizes, split: sizes.get(split, 1) * ranks}
-        others = (key[0], key[1], tuple((axis, group) for axis, group in key[2] if split not in names_in(dict(key[1])[axis])))
-        return _spread(key, whole) and _told_apart_groups(others, whole)
+    def whole(sizes: Mapping[str, int]) -> Sizes:
+        return {**sizes, split: sizes.get(split, 1) * ranks}
 
-    found = _search(_key(plan), told_apart)
+    def spread(key: _Key, sizes: Mapping[str, int]) -> bool:
+        return _spread(key, whole(sizes))
+
+    def told_apart(key: _Key, sizes: Mapping[str, int]) -> bool:
+        others = (key[0], key[1], tuple((axis, group) for axis, group in key[2] if split not in names_in(dict(key[1])[axis])))
+        return spread(key, sizes) and _told_apart_groups(others, whole(sizes))
+
+    found = _search(_key(plan), told_apart) or _search(_key(plan), spread)
     return {**dict(found), split: dict(found).get(split, 1) * ranks} if found else None
 
 
@@ -136,30 +141,29 @@ def _search(key: _Key, test: _Test, fixed: tuple[tuple[str, int], ...] = ()) -> 
         return None
     names = _names(key)
     pools = {name: [dict(fixed)[name]] if name in dict(fixed) else _pool(key, name) for name in names}
-    best: Sizes | None = None
-    for sizes in _combinations(list(names), pools, conditions, {}):
-        if (best is None or prod(sizes.values()) < prod(best.values())) and test(key, sizes):
-            best = sizes
+    best = _least(key, test, names, pools, {}, None)
     return tuple(best.items()) if best is not None else None
+
+
+def _least(key: _Key, test: _Test, names: tuple[str, ...], pools: Mapping[str, list[int]], known: Sizes, best: Sizes | None) -> Sizes | None:
+    """``best`` or what is less: the known sizes with others that meet the conditions, each asked as soon as its names are known, and the test."""
+    if not names:
+        return known if test(key, known) else best
+    name, *rest = names
+    decidable = [condition for condition in key[0] if name in names_in(condition) and names_in(condition) <= {*known, name}]
+    for value in pools[name]:
+        sizes = {**known, name: value}
+        if best is not None and prod(sizes.values()) >= prod(best.values()):
+            break
+        if all(_true(condition, sizes) for condition in decidable):
+            best = _least(key, test, tuple(rest), pools, sizes, best)
+    return best
 
 
 def _names(key: _Key) -> tuple[str, ...]:
     conditions, axes, _ = key
     found = {name for test in (*conditions, *(extent for _, extent in axes)) for name in names_in(test)}
     return tuple(sorted(found))
-
-
-def _combinations(names: list[str], pools: Mapping[str, list[int]], conditions: Iterable[SizeExpr], known: Sizes) -> Iterator[Sizes]:
-    """Assignments that meet the conditions, each asked as soon as its names are known."""
-    if not names:
-        yield dict(known)
-        return
-    name, *rest = names
-    decidable = [test for test in conditions if name in names_in(test) and names_in(test) <= {*known, name}]
-    for value in pools[name]:
-        sizes = {**known, name: value}
-        if all(_true(test, sizes) for test in decidable):
-            yield from _combinations(rest, pools, conditions, sizes)
 
 
 def _pool(key: _Key, name: str) -> list[int]:
@@ -175,8 +179,9 @@ def _pool(key: _Key, name: str) -> list[int]:
 def _divisors(test: SizeExpr) -> Iterator[int]:
     if not isinstance(test, tuple):
         return
-    if test[0] in ("%", "//", "/", "cdiv", "==") and isinstance(test[2], int) and test[2] > 1:
-        yield test[2]
+    if test[0] in ("%", "//", "/", "cdiv", "==") and not names_in(test[2]):
+        number = evaluate(test[2], {})
+        yield from [number] if number > (test[0] != "==") else []
     for operand in test[1:]:
         yield from _divisors(operand)
 

@@ -22,15 +22,15 @@ from layoutdsl.compiler.evaluate import size_of
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.symbolic import Size
 from layoutdsl.plan.model import Input
-from layoutdsl.plan.sizes import evaluate, names_in
+from layoutdsl.plan.sizes import evaluate, layer_kind, names_in
 from layoutdsl.verify import checks, layers, sizes, tensors, tolerance
-from layoutdsl.verify.configurations import Configuration, same_plan
+from layoutdsl.verify.configurations import REFUSED, Configuration, same_plan
 from layoutdsl.verify.decode import Array, digits_of
 from layoutdsl.verify.findings import numeric
 from layoutdsl.verify.layers import INTERMEDIATE, Product
-from layoutdsl.verify.run import Ran, applied, counts_of, dtype_of, rows_of, run
+from layoutdsl.verify.run import Inputs, Ran, applied, counts_of, dtype_of, grid_of, inputs_for, run
 from layoutdsl.verify.tensors import Checkpoint
-from layoutdsl.verify.trace import Tracer, matmuls
+from layoutdsl.verify.trace import Tracer
 
 RANKS = (1, 2, 4, 8, 16)
 ODD = 3
@@ -52,13 +52,11 @@ class Split:
 
 def splits(configuration: Configuration) -> list[tuple[Configuration, Split]]:
     """The splits of a kind of layer that a configuration stands for; where the plan does not depend on how the layer is split, both."""
-    kind = configuration.spec.layer
-    if kind == "moe":
+    kind, found = layer_kind(configuration.spec.layer), []
+    if kind.experts:
         return [(configuration, Split(INTERMEDIATE, added=True))]
-    if kind != "linear":
-        return []
-    found = []
-    for name, split in (("column", Split("output_size", added=False)), ("row", Split("input_size", added=True))):
+    for name, size in kind.split.items():
+        split = Split(size, added=name == "row")
         own = configuration if configuration.given.get("layer_type") == name else configuration.with_config(layer_type=name)
         if own is configuration or same_plan(own, configuration):
             found.append((own, split))
@@ -118,12 +116,14 @@ class Cut:
         return {node.name: self._part(stored[node.name], node, given[node.name]) for node in rank.bound.inputs if node.name in given}
 
     def product(self, product: Product) -> Product:
-        """A rank's part of a product of the layer."""
-        matrix = product.matrix
+        """A rank's part of a product of the layer. What is added to a sum over ranks is nobody's in particular, so it is left out."""
+        matrix, added = product.matrix, product.added
         for dim, letter in zip((1, 2), product.letters):
             if letter in self.axes:
-                matrix = matrix.take(self._indices(letter, matrix.shape[dim]), axis=dim)
-        return replace(product, matrix=matrix)
+                indices = self._indices(letter, matrix.shape[dim])
+                matrix = matrix.take(indices, axis=dim)
+                added = None if dim == 2 or added is None else added[indices]
+        return replace(product, matrix=matrix, added=added)
 
     def _indices(self, axis: str, length: int) -> Array:
         whole = self.whole.get(axis, [length])
@@ -192,29 +192,37 @@ class Ranks:
             self.bound[key] = plan, Tracer(plan.bound)
         return self.bound[key]
 
+    def accepted(self, counts: tuple[int, ...]) -> tuple[int, ...]:
+        """These numbers of ranks without the largest that the spec refuses."""
+        return next((counts[:i] for i in range(len(counts), 0, -1) if self._accepts(counts[i - 1])), ())
+
+    def _accepts(self, count: int) -> bool:
+        try:
+            self.of(count, 0)
+        except DiagnosticError:
+            return False
+        return True
+
     def sizes(self, split: Split, counts: tuple[int, ...]) -> dict[str, int] | None:
         """Sizes of the whole layer that each of these numbers of ranks may split, or the last if no other may; None where there are none."""
+        if not counts:
+            return None
         full = sizes.for_ranks(self.of(counts[-1], 0).plan.data, split.size, counts[-1])
         return full if full is not None and prod(full.values()) <= _LARGE and sizes.meets(self.of(1, 0).plan.data, full) else None
 
 
-def cost(configuration: Configuration, split: Split) -> int | None:
-    """How many weights the split layer has; None if it cannot be run."""
-    try:
-        full = Ranks(configuration).sizes(split, RANKS)
-    except DiagnosticError:
-        return None
-    return prod(full.values()) if full is not None else None
+def most(configuration: Configuration, split: Split) -> int:
+    """The most ranks that the spec takes and for which there are sizes, 0 for none."""
+    ranks = Ranks(configuration)
+    counts = ranks.accepted(RANKS)
+    return counts[-1] if ranks.sizes(split, counts) is not None else 0
 
 
 def check(configuration: Configuration, split: Split, numbers: tuple[tuple[int, ...], ...] = ALL) -> Iterator[tuple[int, Diagnostic | None]]:
     """Every number of ranks that ran: how many, and the first finding. Raises DiagnosticError where a kernel refuses."""
     ranks = Ranks(configuration)
-    for counts in numbers:
-        try:
-            full_sizes = ranks.sizes(split, counts)
-        except DiagnosticError:
-            continue  # the spec refuses this number of ranks
+    for counts in map(ranks.accepted, numbers):
+        full_sizes = ranks.sizes(split, counts)
         if full_sizes is not None:
             yield from _check(ranks, split, full_sizes, counts)
 
@@ -223,14 +231,18 @@ def _check(plans: Ranks, split: Split, full_sizes: Mapping[str, int], counts: tu
     one = plans.of(1, 0)
     full = one.plan.bind(full_sizes)
     made = tensors.checkpoint(one, full.bound, full_sizes, "short")
-    layer = layers.layer_of(one.spec.document, one.plan.data, made.values)
+    layer = layers.layer_of(one.spec.document, one.plan.data, made)
     if layer is None:
         return
-    x = rows_of(sum(_counts(full_sizes) or [5]), layer.products[0].matrix, dtype_of(one))
+    if layer.products[0].rotation is not None and split.added:
+        yield from _alone(plans, split, full_sizes, counts)
+        return
+    experts = _counts(full_sizes)
+    inputs = inputs_for(sum(experts or [5]), layer.products[0].whole, dtype_of(one), grid_of(full, made.stored), experts)
     title = f"{one.title}; {', '.join(f'{name} = {size}' for name, size in full_sizes.items())}"
     for ranks in counts:
         try:
-            runs = [_rank(plans, full, made, split, full_sizes, x, ranks, which) for which in range(ranks)]
+            runs = [_rank(plans, full, made, split, full_sizes, inputs, ranks, which) for which in range(ranks)]
         except NotDivisible:
             continue
         except Lost as lost:
@@ -238,40 +250,56 @@ def _check(plans: Ranks, split: Split, full_sizes: Mapping[str, int], counts: tu
             continue
         except DiagnosticError as error:
             # What is refused needs no check: a size that a rank may not have, or a number of ranks that the spec does not hold for.
-            if any(finding.code in ("requirement-failed", "config-value", "plan-invalid") for finding in error.diagnostics):
+            if {finding.code for finding in error.diagnostics} & REFUSED:
                 continue
             raise
-        case = checks.Case(one, made, layer, runs[0], x, _counts(full_sizes), f"{ranks} ranks; {title}", checks.short_bits(one))
-        if not checks.comparable(case):
+        case = checks.Case(one, made, layer, runs[0], inputs, f"{ranks} ranks; {title}", checks.short_bits(one))
+        if checks.not_comparable(case) is not None:
             return
         different = _together(case, runs, split)
         if different is not None:
             cuts = [_cut(plans, full, split, full_sizes, ranks, which) for which in range(ranks)]
-            closer = _guilty(case, runs, cuts)
+            closer = _guilty(case, runs, cuts, split)
             different = different if closer is None else replace(closer, code="verify-tp")
         yield ranks, different
+
+
+def _alone(plans: Ranks, split: Split, full_sizes: Mapping[str, int], counts: tuple[int, ...]) -> Iterator[tuple[int, Diagnostic | None]]:
+    """Inputs that are rotated belong to one rank: every rank against its own ``value``."""
+    for ranks, which in [(count, which) for count in counts for which in range(count)]:
+        own, own_sizes = plans.of(ranks, which), _own_sizes(split, full_sizes, ranks)
+        try:
+            plan, tracer = plans.runnable(ranks, which, own_sizes)
+        except DiagnosticError:
+            continue
+        made = tensors.checkpoint(own, plan.bound, own_sizes, "short")
+        layer = layers.layer_of(own.spec.document, own.plan.data, made)
+        assert layer is not None
+        inputs = inputs_for(5, layer.products[0].whole, dtype_of(own), grid_of(plan, made.stored))
+        title = f"rank {which} of {ranks}; {own.title}"
+        case = checks.Case(own, made, layer, run(plan, tracer, applied(plan, made.tensors), inputs), inputs, title, checks.short_bits(own))
+        different = None if checks.not_comparable(case) is not None else checks.forward(case)
+        yield ranks, different if different is None else replace(different, code="verify-tp")
 
 
 def _counts(full_sizes: Mapping[str, int]) -> list[int] | None:
     return counts_of(full_sizes["num_experts"]) if "num_experts" in full_sizes else None
 
 
-def _guilty(case: checks.Case, runs: list[Ran], cuts: list[Cut]) -> Diagnostic | None:
+def _guilty(case: checks.Case, runs: list[Ran], cuts: list[Cut], split: Split) -> Diagnostic | None:
     """The tensor of a rank that is wrong, where that can be seen at a kernel: its weights against its part of the layer's."""
     for ran, cut in zip(runs, cuts):
         layer = replace(case.layer, products=tuple(cut.product(product) for product in case.layer.products))
-        found = checks.weights(replace(case, layer=layer, ran=ran))
+        found = checks.weights(replace(case, layer=layer, ran=ran), added=not split.added or case.layer.products[-1].added is None)
         if found is not None:
             return found
     return None
 
 
-def _rank(plans: Ranks, full: Plan, made: Checkpoint, split: Split, full_sizes: Mapping[str, int], x: torch.Tensor, ranks: int, which: int) -> Ran:
+def _rank(plans: Ranks, full: Plan, made: Checkpoint, split: Split, full_sizes: Mapping[str, int], inputs: Inputs, ranks: int, which: int) -> Ran:
     own, tracer = plans.runnable(ranks, which, _own_sizes(split, full_sizes, ranks))
     part = _cut(plans, full, split, full_sizes, ranks, which).tensors(full, own, made.tensors)
-    if split.size == "input_size":
-        x = x.chunk(ranks, dim=1)[which].contiguous()
-    return run(own, tracer, applied(own, part), x, _counts(full_sizes))
+    return run(own, tracer, applied(own, part), inputs.part(which, ranks) if split.size == "input_size" else inputs)
 
 
 def _own_sizes(split: Split, full_sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
@@ -285,10 +313,10 @@ def _cut(plans: Ranks, full: Plan, split: Split, full_sizes: Mapping[str, int], 
 
 def _together(case: checks.Case, runs: list[Ran], split: Split) -> Diagnostic | None:
     """The activations of all ranks side by side, then the sum of their results, or their results side by side."""
-    different = checks.activations(case, case.layer, runs)
+    different = checks.activations(case, runs)
     if different is not None:
         return replace(different, code="verify-tp")
-    lasts = [matmuls(ran.calls)[-1] for ran in runs]
+    lasts = [ran.matmuls[-1] for ran in runs]
     product = case.layer.products[-1]
     rows = np.concatenate([matmul.rows.values for matmul in lasts], axis=1) if split.added else lasts[0].rows.values
     wanted = product(rows, case.counts)

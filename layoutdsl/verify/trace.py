@@ -22,11 +22,13 @@ from layoutdsl.plan.groups import argument_of, schema_of
 from layoutdsl.plan.model import Plan
 from layoutdsl.runtime.forward import generate
 from layoutdsl.runtime.kernels import find_kernel
-from layoutdsl.verify.activation import Rows, rows_of
+from layoutdsl.verify.activation import Grid, Rows, quantized_inside, rows_of
 
 _ACTIVATIONS = ("x", "x1", "input")
 _QUANTIZES_INSIDE = ("npu::npu_quant_grouped_matmul_dequant",)
-"""Kernels that quantize their rows where nobody sees it (source: torch_npu 2.13.0, op documentation)."""
+"""Kernels that quantize their rows, to int8 by their own maximum, where nobody sees it (source: torch_npu 2.13.0, op documentation)."""
+_SCALES_SUMS = ("npu::npu_dequant_swiglu_quant", "_C_ascend::npu_dequant_swiglu_quant")
+"""Kernels that multiply the scales into the integer sums of a matmul before them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +44,8 @@ class KernelCall:
 class Matmul:
     """A call that sums over the inputs of the layer: a matmul, perhaps with swiglu and quantization behind it.
 
-    weight, activation: names of its arguments; scale: of the activation's scale, or None; addends: what it adds to the sum.
+    weight, activation: names of its arguments; scale: of the activation's scale, or None; addends: what it adds to the sum. scaled: the call that multiplies
+    the scales into its integer sums, if it does not do so itself. grid: what the integers of an activation without a scale stand for, if that is known.
     """
 
     call: KernelCall
@@ -50,21 +53,36 @@ class Matmul:
     weight: str
     activation: str
     scale: str | None
+    scaled: KernelCall | None = None
+    grid: Grid | None = None
 
     @property
     def fused(self) -> bool:
         """Does it give a quantized activation instead of the products?"""
-        return self.row.quantizes
+        return self.row.quantizes or self.scaled is not None
 
     @property
     def listed(self) -> bool:
         return isinstance(self.call.arguments[self.activation], (list, tuple))
 
     @property
+    def given(self) -> torch.Tensor:
+        """The activation as it was given."""
+        return _single(self.call.arguments[self.activation])
+
+    @property
+    def rows_scale(self) -> torch.Tensor | None:
+        """What belongs to the activation, one number or more per row."""
+        if self.scaled is not None:
+            return _single(self.scaled.arguments["activation_scale"])
+        return None if self.scale is None else _single(self.call.arguments[self.scale])
+
+    @property
     def rows(self) -> Rows:
         """The activation that it multiplied."""
-        scale = None if self.scale is None else _single(self.call.arguments[self.scale])
-        return rows_of(_single(self.call.arguments[self.activation]), scale)
+        if self.call.op in _QUANTIZES_INSIDE:
+            return quantized_inside(self.given)
+        return rows_of(self.given, self.rows_scale, self.grid)
 
     @property
     def result(self) -> torch.Tensor:
@@ -82,11 +100,11 @@ class Matmul:
     def understood(self) -> bool:
         """Is it known what goes in and what comes out?
 
-        The activation is what the layer is called with, or quantized with a scale that comes with it (not with one of the layer); the result is quantized by
-        the kernel itself, or is the product (not sums whose scales another kernel multiplies in).
+        The activation is 16 bit, or quantized with a scale that comes with it or that is known; the result is quantized by the kernel itself, or is the
+        product.
         """
-        scaled = self.scale is not None or _single(self.call.arguments[self.activation]).dtype in (torch.float16, torch.bfloat16)
-        return scaled and self.call.op not in _QUANTIZES_INSIDE and (self.fused or self.result.is_floating_point())
+        known = self.rows_scale is not None or self.grid is not None or self.given.dtype in (torch.float16, torch.bfloat16)
+        return known and (self.fused or self.result.is_floating_point())
 
 
 def _single(value: Any) -> torch.Tensor:
@@ -132,13 +150,18 @@ class Tracer:
 def not_runnable(plan: Plan) -> str | None:
     """Why the forward of a plan cannot run on a CPU; None if it can."""
     if plan.forward == "external":
-        return "the forward is the consumer's: what was only moved was decoded, no kernel was run"
+        return "the forward is the consumer's: no kernel was run, what was only moved was decoded"
     for op in dict.fromkeys(part[1] for call in plan.forward for part in walk(call.expr) if part[0] == "call"):
         try:
             find_kernel(op, "cpu")
         except DiagnosticError:
             return f"`{op}` has no reference kernel: no kernel was run"
     return None
+
+
+def read_by_kernels(plan: Plan) -> set[str]:
+    """The tensors of the layer that the forward names."""
+    return set() if plan.forward == "external" else {part[1] for call in plan.forward for part in walk(call.expr) if part[0] == "layer"}
 
 
 def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -155,18 +178,25 @@ def _kept(value: Any, own: set[int]) -> Any:
     return value
 
 
-def matmuls(calls: list[KernelCall]) -> list[Matmul]:
-    """The calls of which a contract says over which letter they sum, in order."""
+def matmuls(calls: list[KernelCall], grid: Grid | None = None) -> list[Matmul]:
+    """The calls of which a contract says over which letter they sum, in order. grid: of a statically quantized activation."""
     found = []
-    for call in calls:
+    for i, call in enumerate(calls):
         rows = CONTRACTS[call.op].rows if call.op in CONTRACTS else ()
         row = next((row for row in rows if row.sums and _fits(row, call)), None)
         if row is None:
             continue
         activation = next(name for name in row.arguments if name in _ACTIVATIONS)
         scale = next((name for name, operand in row.scales.items() if operand == activation and call.arguments.get(name) is not None), None)
-        found.append(Matmul(call, row, next(iter(row.arguments)), activation, scale))
+        later = calls[i + 1] if i + 1 < len(calls) and calls[i + 1].op in _SCALES_SUMS else None
+        found.append(Matmul(call, row, next(iter(row.arguments)), activation, scale, later, grid))
     return found
+
+
+def quantizes_statically(plan: Plan) -> bool:
+    """Does the forward quantize with a scale of the layer's own?"""
+    ops = {part[1] for call in plan.forward for part in walk(call.expr) if part[0] == "call"} if plan.forward != "external" else set()
+    return any(row.reciprocal for op in ops if op in CONTRACTS for row in CONTRACTS[op].rows)
 
 
 def _fits(row: Row, call: KernelCall) -> bool:
@@ -200,8 +230,15 @@ def layer_names(plan: Plan, matmul: Matmul, module: torch.nn.Module) -> dict[str
         found = getattr(module, names[matmul.weight] or "", None)
         first = found[0] if isinstance(found, list) else found
         if isinstance(first, torch.Tensor) and first.data_ptr() == pointer:
-            return {argument: name for argument, name in names.items() if name}
+            return {argument: name for argument, name in (names | _late_scale(plan, matmul)).items() if name}
     return {}
+
+
+def _late_scale(plan: Plan, matmul: Matmul) -> dict[str, str]:
+    """The scale that is multiplied in behind the matmul."""
+    later = matmul.scaled
+    calls = [expr for call in plan.forward for expr in walk(call.expr) if later is not None and expr[0] == "call" and expr[1] == later.op]  # type: ignore[union-attr]
+    return {"weight_scale": _layer_name(argument_of(calls[0], "weight_scale"))} if calls else {}
 
 
 def _layer_name(expr: Any) -> str:

@@ -29,15 +29,15 @@ _SUMS_IN_ORDER = platform.machine().lower() in ("x86_64", "amd64")
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """One case. outputs: a tensor or a list of them by name, with the strides that they have; parameters: those of them that are parameters of the layer;
-    deleted: names that are gone; format_casts: shape and dtype."""
+    """One case. outputs: a tensor with the strides that it has, a list of them or a Python number by name; parameters: those of them that are parameters of
+    the layer; deleted: names that are gone; format_casts: shape and dtype."""
 
     name: str
     config: Mapping[str, Any]
     sizes: Mapping[str, int]
     in_order: bool
     inputs: Mapping[str, torch.Tensor]
-    outputs: Mapping[str, torch.Tensor | list[torch.Tensor]]
+    outputs: Mapping[str, torch.Tensor | list[torch.Tensor] | float]
     parameters: frozenset[str]
     deleted: tuple[str, ...]
     format_casts: tuple[tuple[tuple[int, ...], str], ...]
@@ -71,7 +71,7 @@ def read(path: Path) -> list[Vector]:
 def _vector(case: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Vector:
     name = case["name"]
     inputs = {key.removeprefix(f"{name}/in/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/in/")}
-    outputs: dict[str, torch.Tensor | list[torch.Tensor]] = {}
+    outputs: dict[str, torch.Tensor | list[torch.Tensor] | float] = dict(case.get("numbers", {}))
     for output, entry in case["outputs"].items():
         keys = [f"{name}/out/{output}.{i}" for i in range(len(entry["strides"]))] if entry["list"] else [f"{name}/out/{output}"]
         parts = [_strided(tensors[key], strides, offset) for key, strides, offset in zip(keys, entry["strides"], entry["offsets"])]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -20,15 +20,16 @@ import torch
 from layoutdsl.api import Plan, Spec, validate
 from layoutdsl.compiler.config import resolve, settings_of
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.plan.sizes import layer_kind
 from layoutdsl.syntax.document import Document, NoValue
 from layoutdsl.verify import checks, movements, routing, sizes, tensor_parallel, vectors
 from layoutdsl.verify.configurations import Configuration, configurations
-from layoutdsl.verify.layers import KNOWN, layer_of, with_bias
+from layoutdsl.verify.layers import layer_of, with_bias
 from layoutdsl.verify.report import Progress, Report
-from layoutdsl.verify.run import applied, bias_of, counts_of, dtype_of, rows_of, run
+from layoutdsl.verify.run import applied, bias_of, counts_of, dtype_of, grid_of, inputs_for, quantized_before, run
 from layoutdsl.verify.tensors import Checkpoint, checkpoint
 from layoutdsl.verify.tolerance import FULL
-from layoutdsl.verify.trace import Tracer, not_runnable
+from layoutdsl.verify.trace import Tracer, not_runnable, read_by_kernels
 
 _LINEAR_ROWS = 5
 _QUIET = 5.0
@@ -67,6 +68,7 @@ def _one_thread() -> Iterator[None]:
 
 def _verify(spec: Spec, given: Mapping[str, Any], report: Report, quick: bool, progress: Progress) -> None:
     _vectors(spec, given, report)
+    quick = quick or bool(report.findings)  # what is wrong is known; whether it is the meaning, a few configurations say
     found = configurations(spec, given)
     name = f"{spec.scheme}.{spec.layer}"
     progress(f"{name}: {len(found)} configurations, {report.ran.get('vectors', 0)} vectors")
@@ -78,6 +80,16 @@ def _verify(spec: Spec, given: Mapping[str, Any], report: Report, quick: bool, p
             progress(f"{name}: {i + 1} of {len(found)} configurations, {len(report.findings)} findings")
     if not quick:
         _ranks(found, report, progress, name)
+    unread = dict.fromkeys(output for configuration in found for output in _unread(configuration))
+    if unread:
+        report.skip(f"computed and, in some configurations, read by no kernel of the forward, so compared there with vectors alone: {', '.join(unread)}")
+
+
+def _unread(configuration: Configuration) -> list[str]:
+    """What the steps compute and no check but the vectors sees."""
+    plan = configuration.plan.data
+    read = read_by_kernels(plan) if not isinstance(configuration.spec.document.value, NoValue) else set()
+    return [name for name in movements.computed(plan) if name not in read]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +163,7 @@ def _vectors(spec: Spec, given: Mapping[str, Any], report: Report) -> None:
         report.count("vectors")
         if finding is not None:
             report.add(finding)
+            return
 
 
 # ---- configurations -------------------------------------------------------------------------------------------------------------------------------------
@@ -164,7 +177,8 @@ def _configuration(configuration: Configuration, depth: Depth, report: Report) -
         report.skip("no sizes were found that meet the requirements")
         return
     wanted = [usual, *(other for other in sizes.chosen(plan).values() if depth.purposes and other != usual)]
-    wanted += [chosen for size in sizes.LARGE if depth.large and (chosen := sizes.large(plan, size)) is not None]
+    large = depth.large and layer_kind(configuration.spec.layer).columns is not None
+    wanted += [chosen for size in sizes.LARGE if large and (chosen := sizes.large(plan, size)) is not None]
     if not all(_sizes(configuration, chosen, depth, report) for chosen in wanted):
         return
     if depth.model and not_runnable(plan) is None:
@@ -202,34 +216,55 @@ def _findings(configuration: Configuration, chosen: sizes.Sizes, depth: Depth, r
 
 def _compared(configuration: Configuration, plan: Plan, tracer: Tracer, made: Checkpoint, bits: int, title: str, report: Report) -> Iterator[Diagnostic | None]:
     document = configuration.spec.document
-    layer = layer_of(document, configuration.plan.data, made.values)
+    layer = layer_of(document, configuration.plan.data, made)
     if layer is None:
         yield _without_value(document, title, report)
         return
     counts, dtype = counts_of(plan.sizes["num_experts"]) if layer.experts else None, dtype_of(configuration)
-    x = rows_of(sum(counts) if counts else _LINEAR_ROWS, layer.products[0].matrix, dtype)
+    inputs = inputs_for(sum(counts) if counts else _LINEAR_ROWS, layer.products[0].whole, dtype, grid_of(plan, made.stored), counts)
+    module = applied(plan, made.tensors)
+    case = checks.Case(configuration, made, layer, run(plan, tracer, module, inputs), inputs, title, bits)
+    why = checks.not_comparable(case)
+    if why is not None:
+        report.skip(why)
+        return
     bias = None if layer.experts else bias_of(plan, layer.products[-1].matrix.shape[1], dtype)
-    for own in (None, bias) if bias is not None else (None,):
-        known = layer if own is None else with_bias(layer, own.double().numpy())
-        ran = run(plan, tracer, applied(plan, made.tensors), x, counts, own)
-        case = checks.Case(configuration, made, known, ran, x, counts, title if own is None else f"{title}; with a bias", bits)
-        if not checks.comparable(case):
-            report.skip("the kernels of the forward have no contract that says what they sum: the result was not compared")
-            return
-        if bits != FULL:
+    for known in (case, *(() if bias is None else (_with_bias(case, tracer, bias),))):
+        if bits == FULL:
+            yield _weights(known, report)
+        # What has a default, such as an offset of the activation, is there with full scales alone.
+        if bits != FULL or inputs.grid is not None:
             report.count("forwards")
-            yield checks.forward(case)
-        elif checks.can_be_probed(case):
-            report.count("weights")
-            yield checks.weights(case)
-        else:
-            report.skip("rows of this dtype have no single ones: the weights were seen through the forward alone")
+            yield checks.forward(known)
+    before = quantized_before(case.ran)
+    if bits != FULL and before:
+        report.count("forwards")
+        yield checks.result(replace(case, ran=run(plan, tracer, module, inputs, **before), title=f"{title}; x quantized before"))
+
+
+def _weights(case: checks.Case, report: Report) -> Diagnostic | None:
+    unseen = checks.not_probed(case)
+    for op in unseen:
+        report.skip(f"no rows show the weights of `{op}` alone")
+    if len(unseen) == len(case.matmuls):
+        return None
+    report.count("weights")
+    return checks.weights(case)
+
+
+def _with_bias(case: checks.Case, tracer: Tracer, bias: torch.Tensor) -> checks.Case:
+    ran = run(case.ran.plan, tracer, applied(case.ran.plan, case.checkpoint.tensors), case.inputs, bias=bias)
+    return replace(case, layer=with_bias(case.layer, bias.double().numpy()), ran=ran, title=f"{case.title}; with a bias")
 
 
 def _without_value(document: Document, title: str, report: Report) -> Diagnostic | None:
     """Nothing to compare with: a mistake, unless the spec says so or this kind of layer is not known."""
-    if isinstance(document.value, NoValue) or document.layer.value not in KNOWN:
-        report.skip(f"there is no `value`, or what a layer of kind `{document.layer.value}` computes is not known: no kernel was run")
+    if isinstance(document.value, NoValue):
+        why = f"`value` is {document.value.kind}" + (f" ({document.value.because.value})" if document.value.because is not None else "")
+        report.skip(f"{why}: no kernel was run")
+        return None
+    if layer_kind(document.layer.value).columns is None:
+        report.skip(f"what a layer of kind `{document.layer.value}` computes is not known: no kernel was run")
         return None
     message = "`value` does not say what the kernels multiply with here, so nothing can be compared"
     return Diagnostic(code="verify-value", message=message, span=document.value[0].span if document.value else document.span, notes=(title,))
@@ -239,23 +274,34 @@ def _without_value(document: Document, title: str, report: Report) -> Diagnostic
 
 
 def _ranks(found: list[Configuration], report: Report, progress: Progress, name: str) -> None:
-    """Per combination of cases the configuration with the smallest layers; over all numbers of ranks once per set of parameters, over one of them after
-    that."""
-    cheapest: dict[Any, tuple[int, Configuration, tensor_parallel.Split]] = {}
-    for configuration in found:
-        if not_runnable(configuration.plan.data) is not None:
-            continue
+    """Per combination of cases a configuration with small layers; over all numbers of ranks once per set of parameters, over one of them after that."""
+    runnable = sorted((configuration for configuration in found if not_runnable(configuration.plan.data) is None), key=_price)
+    kinds: dict[Any, list[tuple[Configuration, tensor_parallel.Split]]] = {}
+    for configuration in runnable:
         for own, split in tensor_parallel.splits(configuration):
-            price = tensor_parallel.cost(own, split)
-            key = (own.cases, split)
-            if price is not None and (key not in cheapest or price < cheapest[key][0]):
-                cheapest[key] = (price, own, split)
-    progress(f"{name}: {len(cheapest)} configurations split over {', '.join(map(str, tensor_parallel.RANKS))} ranks")
+            kinds.setdefault((own.cases, split), []).append((own, split))
+    progress(f"{name}: {len(kinds)} cases split over {', '.join(map(str, tensor_parallel.RANKS))} ranks")
     seen: set[Any] = set()
-    for _, configuration, split in cheapest.values():
-        stored = (_stored(configuration), split)
-        _guarded(report, lambda: _split(configuration, split, stored not in seen, report))  # noqa: B023 - called at once
+    for choices in kinds.values():
+        chosen = _most_ranks(choices)
+        if chosen is None:
+            report.skip("no sizes were found that ranks can share")
+            continue
+        stored = (_stored(chosen[0]), chosen[1])
+        _guarded(report, lambda: _split(*chosen, stored not in seen, report))  # noqa: B023 - called at once
         seen.add(stored)
+
+
+def _most_ranks(choices: list[tuple[Configuration, tensor_parallel.Split]]) -> tuple[Configuration, tensor_parallel.Split] | None:
+    """The first that can be split over as many ranks as are tried, else over the most."""
+    best, ranks = None, 0
+    for choice in choices:
+        own = tensor_parallel.most(*choice)
+        if own > ranks:
+            best, ranks = choice, own
+        if own == tensor_parallel.RANKS[-1]:
+            break
+    return best
 
 
 def _split(configuration: Configuration, split: tensor_parallel.Split, thorough: bool, report: Report) -> None:

@@ -31,16 +31,18 @@ def metadata(path: Path) -> dict[str, str]:
 def test_recorded(cli: Cli, tmp_path: Path, name: str) -> None:
     case = recorded(name)
     save_file(case.inputs, tmp_path / "in.safetensors")
-    options = ["--scheme", "W4A8_DYNAMIC", "--layer", case.meta["kind"], "--params-dtype", case.meta["params_dtype"], *settings(case.config)]
-    ran = cli("apply", tmp_path / "in.safetensors", "-o", tmp_path / "out.safetensors", *options)
+    options = ["--scheme", case.scheme, "--layer", case.layer, "--params-dtype", case.params_dtype, *settings(case.config)]
+    sizes = [f"{size}={value}" for size, value in case.sizes.items()] if case.layer == "attention" else []  # their tensors do not tell all of them
+    ran = cli("apply", tmp_path / "in.safetensors", "-o", tmp_path / "out.safetensors", *options, *(["--sizes", *sizes] if sizes else []))
     assert (ran.code, ran.out) == (0, ""), ran
     found = load_file(tmp_path / "out.safetensors")
     assert found.keys() == case.outputs.keys()
     for key, want in case.outputs.items():
-        assert (found[key].dtype, found[key].shape) == (want.dtype, want.shape)
+        assert (str(found[key].dtype), found[key].shape) == (f"torch.{case.meta['outputs'][key]['dtype']}", want.shape)
         assert torch.equal(bits(found[key]), bits(want)), key
     said = metadata(tmp_path / "out.safetensors")
-    assert (said["scheme"], said["layer"], said["consumer"]) == ("W4A8_DYNAMIC", case.meta["kind"], case.consumer)
+    assert (said["scheme"].lower(), said["layer"], said["consumer"]) == (case.scheme, case.layer, case.consumer)
+    assert json.loads(said.get("values", "{}")) == case.numbers
     assert said["plan"] == case.unbound.hash and str(tmp_path) not in str(said)
 
 

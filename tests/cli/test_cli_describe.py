@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import layoutdsl
-from layoutdsl.cli.describe import _inside, boxes
+from layoutdsl.cli.describe import boxes
 from layoutdsl.cli.output import WIDTH
 from tests.cli.conftest import Cli
 from tests.golden.recorded import FILES, recorded
@@ -37,6 +37,9 @@ params:
     given: tp_size == 2
     range: positive
     shard: none
+  powers:
+    type: float32[n]
+    range: power_of_two
 value: none
 steps:
   - awq: clone
@@ -75,9 +78,9 @@ def test_moe_cases_are_disjoint_and_fit_the_screen(cli: Cli) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_numbers_are_those_of_the_recorded_files(cli: Cli, name: str) -> None:
     case = recorded(name)
-    config = {**case.config, "params_dtype": case.meta["params_dtype"]}
+    config = {**case.config, "params_dtype": case.params_dtype}
     options = [f"--set={key}={value}" for key, value in config.items()] + [f"--sizes={key}={value}" for key, value in case.sizes.items()]
-    ran = cli("describe", "W4A8_DYNAMIC", "--layer", case.meta["kind"], *options)
+    ran = cli("describe", case.scheme, "--layer", case.layer, *options)
     assert ran.code == 0, ran
     for key, tensor in case.inputs.items():
         cells = row(ran.out, key)
@@ -114,7 +117,7 @@ def test_storage_in_words(cli: Cli, tmp_path: Path) -> None:
     assert "int64 holds the bits of float32, upper bits zero" in text
     assert "uint8 holds the bits of e8m0" in text
     assert row(ran.out, "ones")[3:7] == ["may", "be", "absent:", "1"]
-    assert "values > 0" in text and "every rank holds all of it" in text
+    assert "values > 0" in text and "values are powers of two, > 0" in text and "every rank holds all of it" in text
     assert "meaning: none" in text
 
 
@@ -130,7 +133,7 @@ def test_boxes_hold_the_group_and_nothing_else(data: st.DataObject) -> None:
     every = [world for world in every if data.draw(st.booleans())]
     group = [world for world in every if data.draw(st.booleans())]
     found = boxes(group, every)
-    assert [world for world in every if any(_inside(world, box) for box in found)] == group
+    assert [world for world in every if any(all(world[name] in values for name, values in box.items()) for box in found)] == group
     assert len(found) <= len(group)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from layoutdsl.bundled import bundled
 from layoutdsl.cli.forward_text import expr_text
 from layoutdsl.cli.output import WIDTH
 from layoutdsl.diagnostics.rules import RULES
@@ -77,6 +79,21 @@ def test_a_kernel_shows_its_rows_and_who_says_so(cli: Cli, op: str) -> None:
         assert f"{row.name}: {', '.join(row.devices)}" in ran.out
         assert all(text in ran.out for text in (*row.arguments.values(), *row.results))
         assert " ".join(row.source.split()) in " ".join(ran.out.split())
+
+
+def test_what_is_accepted_on_purpose_is_shown_with_its_reason(cli: Cli, tmp_path: Path) -> None:
+    """Of a step and of a line of `forward`; not where the step is not taken."""
+    (line, *more) = words(section(cli("explain", "W4A8_DYNAMIC.linear").out, "accepted on purpose"))
+    assert line.startswith("nz-group-size weight at its own default of 256 the reference casts") and more
+    text = bundled()["w4a8_dynamic.linear"].read_text(encoding="utf-8")
+    moved = (
+        re.sub(r"\n    accept: nz-group-size\n    why: .*", "", text)
+        + "    accept: nz-group-size\n    why: because\n    when: packed\n  - return: x\n    when: unpacked\n"
+    )
+    path = tmp_path / "moved.yaml"
+    path.write_text(moved, encoding="utf-8")
+    assert words(section(cli("explain", path, "--set", "version=1.0.0").out, "accepted on purpose")) == ["nz-group-size forward because"]
+    assert "accepted on purpose" not in cli("explain", path).out
 
 
 def test_what_decides_nothing_is_said_so(cli: Cli) -> None:
@@ -156,3 +173,9 @@ def test_forward_expressions() -> None:
     assert expr_text(("call", "npu::f", (("list", ("local", "h")),), (("scale", ("neg", ("size", ("*", 2, "n")))),))) == "npu::f([h], scale=-(2 * n))"
     rows = TensorType("int8", 0, "int8", "", ((Digit("rows", 1, "rows"),), (Digit("k", 2, 4), Digit("k", 1, 2))), (), (0, 1), 0, (), "")
     assert expr_text(("call", "npu::f", (("view", ("local", "h"), rows, rows), ("size", ("*", 2, "rows"))), ())) == "npu::f(h as int8[rows, 4 * 2], 2 * rows)"
+
+
+def test_a_long_size_goes_by_its_name(cli: Cli) -> None:
+    """What a size function gives is called what `let` calls it, and said once."""
+    text = cli("explain", "W4A4_FLATQUANT_DYNAMIC.linear").out
+    assert "bfloat16[k//R, q//R]" in text and "R = input_size//near_square(input_size)" in " ".join(text.split())

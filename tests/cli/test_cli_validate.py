@@ -61,3 +61,16 @@ def test_the_cache_changes_nothing(cli: Cli, tmp_path: Path, option: tuple[str, 
     bad.write_text(SPEC.replace("transpose(k, n)", "transpse(k, n)"))
     first = cli("validate", bad)
     assert cli("validate", bad, *option) == first
+
+
+def test_what_a_spec_extends_is_part_of_it(cli: Cli, tmp_path: Path) -> None:
+    """A result from the cache is one of the texts that are there now, and it points into the file that is wrong."""
+    parent, child = tmp_path / "parent.linear.yaml", tmp_path / "child.linear.yaml"
+    parent.write_text(SPEC)
+    child.write_text(SPEC[: SPEC.index("axes:")] + "extends: PARENT.linear\n")
+    assert (cli("validate", child).code, cli("validate", child).code) == (0, 0)
+    parent.write_text(SPEC.replace("transpose(k, n)", "transpose(n, k)"))
+    fresh, again = cli("validate", child), cli("validate", child)
+    assert (fresh.code, again.code) == (1, 1)
+    assert fresh.out == again.out == cli("validate", child, "--no-cache").out
+    assert str(parent) in again.out

@@ -17,12 +17,12 @@ import layoutdsl
 from layoutdsl.cli import main
 from layoutdsl.compiler.config import SHARED, Setting
 from layoutdsl.compiler.names import WORDS
-from layoutdsl.compiler.scope import LAYER_SIZES
 from layoutdsl.diagnostics import DiagnosticError, Source, Span
 from layoutdsl.diagnostics.rules import RULES
 from layoutdsl.ir.dtypes import ARITHMETIC, ELEMENTS, STORAGES
 from layoutdsl.ops import OPS
 from layoutdsl.ops.index_math import CONVERSIONS
+from layoutdsl.plan.sizes import LAYER_KINDS
 from layoutdsl.syntax.expressions import parse_expression, parse_pipeline, parse_rule, parse_target, parse_targets, parse_type
 from layoutdsl.syntax.schema import SCHEMA
 from layoutdsl.syntax.yaml_reader import MappingNode, Node, ScalarNode, read_yaml
@@ -414,7 +414,7 @@ def test_arithmetic_dtypes_are_those_of_the_code() -> None:
 
 def test_sizes_are_those_of_the_code() -> None:
     rows = table("layer", "sizes")
-    assert {name: tuple(code(row[1])) for row in rows for name in code(row[0])} == dict(LAYER_SIZES)
+    assert {name: tuple(code(row[1])) for row in rows for name in code(row[0])} == {name: kind.sizes for name, kind in LAYER_KINDS.items()}
 
 
 def test_reserved_words_are_those_of_the_code() -> None:

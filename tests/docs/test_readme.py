@@ -27,7 +27,7 @@ from layoutdsl.ops import OPS, Op
 from tests.docs.test_language import findings, spec_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/verify.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/verify.md", "docs/schemes/README.md")
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SPEC_FILE = "my_w8.linear.yaml"
@@ -197,7 +197,7 @@ def check_target(name: str) -> None:
 
 
 def test_the_check_of_targets_checks() -> None:
-    assert {"demo", "test", "test-npu", "schemas", "check", "fix", "clean", "$(VENV)/.ready", "$(NPU_VENV)/.ready"} == {
+    assert {"demo", "test", "test-npu", "schemas", "schemes", "check", "fix", "clean", "$(VENV)/.ready", "$(NPU_VENV)/.ready"} == {
         name for name in targets() if name != ".PHONY"
     }
     with pytest.raises(AssertionError):
@@ -226,19 +226,6 @@ def test_links_and_paths_lead_somewhere(page: str) -> None:
     paths += [text for text in inline(page) if re.fullmatch(r"(?:layoutdsl|tests|specs|docs|benchmarks|examples|tools)/[\w./-]*", text)]
     assert paths
     assert [path for path in paths if not (ROOT / path).exists() and not ((ROOT / page).parent / path).exists()] == []
-
-
-def test_what_is_covered() -> None:
-    """The table in README.md says nothing of a scheme that its spec does not say."""
-    covered = TEXTS["README.md"].partition("## What is covered today\n\n")[2]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in covered.splitlines() if line.startswith("|")][2:]
-    held = []
-    for path in bundled().values():
-        document = layoutdsl.load_spec(path).document
-        values = {name.value: ", ".join(text.value.removeprefix("vllm-ascend-") for text in texts) for name, texts in document.holds}
-        held.append([document.scheme.value, document.layer.value, values["consumer"], values["device"]])
-    assert rows
-    assert [row for row in rows if row not in held] == []
 
 
 def test_the_steps_of_contributing_name_what_there_is() -> None:

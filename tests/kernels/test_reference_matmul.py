@@ -178,3 +178,16 @@ def test_e2m1_means_what_the_table_says() -> None:
     ones = torch.full((3, 16), 127, dtype=torch.uint8)
     found = reference_op(WEIGHT_ONLY)(x, pack(codes, torch.float32), ones, antiquant_group_size=32)
     assert torch.equal(found.double(), e2m1(codes))
+
+
+@pytest.mark.parametrize(("k", "n"), [(2, 5), (6, 1)])
+def test_one_row_or_one_column_is_a_view_by_its_strides(k: int, n: int) -> None:
+    """Of e2m1 packed along k, one byte per column or one column: strides say what shapes leave open."""
+    make = Maker(3)
+    a, b = make.codes(M, k), make.codes(n, k)
+    more = dict.fromkeys(("scale_dtype", "pertoken_scale_dtype"), 293) | dict.fromkeys(("x1_dtype", "x2_dtype"), 296)
+    ones = [torch.full((rows, 1, 2), 127, dtype=torch.uint8) for rows in (n, M)]
+    x, weight = pack(a, torch.uint8), pack(b, torch.uint8)
+    run = reference_op(MATMUL)
+    found = run(x, weight.t(), ones[0].transpose(0, 1), pertoken_scale=ones[1], group_sizes=[1, 1, 32], output_dtype=torch.float32, **more)
+    assert torch.equal(found.double(), e2m1(a) @ e2m1(b).t())

@@ -12,7 +12,7 @@ from small_plans import kind, small_plan
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan.bind import bind
-from layoutdsl.plan.model import Digit, Input, Plan
+from layoutdsl.plan.model import Condition, Digit, Input, Plan
 from layoutdsl.plan.solve import solve_sizes
 
 PLAN = small_plan()
@@ -89,3 +89,11 @@ def test_shapes_of_a_bound_plan_give_its_sizes(eighths: int, k: int, names: set[
         assert solve_sizes(PLAN, shapes) == sizes
     else:
         assert {diagnostic.code for diagnostic in refused(PLAN, shapes)} == {"size-unsolved"}
+
+
+def test_a_requirement_that_says_what_a_size_equals() -> None:
+    stated = (Condition("N == 2 * K", ("==", "N", ("*", 2, "K"))), Condition("M > K", (">", "M", "K")))
+    plan = replace(plan_of(("K", "N"), weight=("K",)), require=stated)
+    assert solve_sizes(plan, {"weight": (100,)}) == {"K": 100, "N": 200}
+    assert [d.code for d in refused(replace(plan, sizes=("K", "N", "M")), {"weight": (100,)})] == ["size-unsolved"]
+    assert [d.code for d in refused(plan, {})] == ["size-unsolved", "size-unsolved"]

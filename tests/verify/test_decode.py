@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from layoutdsl.plan.model import Digit, Pad, TensorType
-from layoutdsl.verify.decode import BrokenBits, Logical, decode, encode_native
+from layoutdsl.verify.decode import BrokenBits, Logical, decode, encode
 from tests import reference
 
 EXTENTS = {"e": 3, "n": 16, "k": 24, "s": 7}
@@ -123,7 +123,7 @@ def test_other_upper_bits_are_refused() -> None:
 def test_what_is_encoded_is_decoded() -> None:
     made = kind("float32", "float32", "k//8 n 0")
     values = np.random.default_rng(2).standard_normal((16, 3)).astype(np.float32).astype(np.float64)
-    tensor = encode_native(Logical(("n", "k"), (1, 8), values), made)
+    tensor = encode(Logical(("n", "k"), (1, 8), values), made)
     assert (tuple(tensor.shape), tensor.dtype) == ((3, 16, 1), torch.float32)
     assert np.array_equal(tensor[:, :, 0].numpy().T, values)
     found = decode(tensor, made, EXTENTS)

@@ -113,6 +113,27 @@ def test_the_bundled_experts_by_hand() -> None:
     assert tuple(got.tensors["w2_scale_bias"].shape) == (2, 16, 8)
 
 
+def test_a_rotation_comes_in_its_factors() -> None:
+    """And their product is the sum that the spec writes."""
+    configuration = configured(load_spec("W4A4_FLATQUANT_DYNAMIC.linear"), {})
+    sizes = {"output_size": 5, "input_size": 24}
+    got = checkpoint(configuration, configuration.plan.bind(sizes).bound, sizes)
+    w, scale, left, right = (got.stored[name].values for name in ("weight", "weight_scale", "left_trans", "right_trans"))
+    rows, columns = len(left), len(right)
+    assert rows * columns == 24 and 1 < rows < columns
+    rotated = got.values["W"]
+    assert isinstance(rotated, oracle.Rotated)
+    for n, k in itertools.product(range(5), range(24)):
+        terms = [w[n, q] * scale[n].item() * left[k // columns, q // columns] * right[k % columns, q % columns] for q in range(24)]
+        assert rotated.product.values[n, k] == pytest.approx(sum(terms), rel=1e-12)
+    assert rotated.weight.values[3, 7] == w[3, 7] * scale[3].item()
+
+
+def test_sums_that_are_no_rotation(folder: Path) -> None:
+    _, _, values = made(folder, plain=False)
+    assert not any(isinstance(value, oracle.Rotated) for value in values.values())
+
+
 def test_invariants_are_named(folder: Path) -> None:
     configuration, stored, _ = made(folder, plain=True)
     sizes = {"output_size": N, "input_size": K}

@@ -11,8 +11,8 @@ import torch
 from layoutdsl.api import load_spec
 from layoutdsl.plan.sizes import evaluate, names_in
 from layoutdsl.verify import sizes
-from layoutdsl.verify.configurations import Configuration, configurations
-from layoutdsl.verify.tensors import checkpoint
+from layoutdsl.verify.configurations import Configuration, configurations, configured
+from layoutdsl.verify.tensors import Checkpoint, checkpoint
 
 
 @cache
@@ -125,6 +125,43 @@ def test_offsets_and_biases_are_never_zero() -> None:
     tensors = made("linear", {"packed", "row"})
     for name in ("weight_offset", "weight_offset_second", "scale_bias"):
         assert (tensors[name] != 0).all(), name
+
+
+def of(name: str, given: dict[str, object], **options: object) -> Checkpoint:
+    configuration = configured(load_spec(name), given)
+    chosen = sizes.distinct(configuration.plan.data)
+    assert chosen is not None
+    return checkpoint(configuration, configuration.plan.bind(chosen).bound, chosen, **options)  # type: ignore[arg-type]
+
+
+def test_powers_of_two_where_the_spec_promises_them() -> None:
+    scale = of("fp8.ds_linear", {"prefix": ""}).tensors["weight_scale"].double().numpy()
+    assert (np.frexp(scale)[0] == 0.5).all(), "and so positive"
+    biased = np.unique(np.log2(scale) + 127).astype(int)
+    assert biased.min() < 127 < 128 < biased.max(), "every bit of the exponent is needed"
+
+
+def test_what_the_checkpoint_does_not_hold_is_left_out() -> None:
+    assert "input_offset" in of("W8A8.linear", {"quant_method": "ascend"}).tensors
+    made = of("W8A8.linear", {"quant_method": "compressed-tensors"})
+    assert "input_offset" not in made.tensors
+    assert made.stored["input_offset"].values.item() == 0
+
+
+@pytest.mark.parametrize("scales", ["full", "short"])
+def test_what_follows_from_others_keeps_its_range_and_its_bits(scales: str) -> None:
+    """deq_scale is a positive float32, in a float16 model carried by an int64."""
+    made = of("W8A8_MIX.linear", {"params_dtype": "float16", "kv_role": "consumer"}, scales=scales)
+    wanted = made.stored["input_scale"].values.item() * made.stored["weight_scale"].values.reshape(-1)
+    assert (wanted > 0).all()
+    assert np.array_equal(made.stored["deq_scale"].values, wanted.astype(np.float32).astype(np.float64))
+    assert made.tensors["deq_scale"].dtype == torch.int64
+
+
+def test_integers_of_the_config_are_not_all_one() -> None:
+    found = [c.given for c in configurations(load_spec("fp8.ds_linear"), {}) if "wo_a" in c.cases]
+    assert found and all(given["o_lora_rank"] > 1 or given["o_groups"] > 1 for given in found)
+    assert all(sizes.distinct(configured(load_spec("fp8.ds_linear"), given).plan.data) for given in found)
 
 
 def test_the_same_again_and_other_with_another_seed() -> None:
