@@ -88,6 +88,8 @@ def _kernel(contract: Contract) -> list[str]:
     parameters = ", ".join(_parameter(parameter) for parameter in contract.schema.parameters)
     returns = ", ".join(contract.schema.returns)
     lines = wrapped(f"{contract.op}({parameters}) -> {returns}", "")
+    if contract.most_tokens is not None:
+        lines += [f"takes at most {contract.most_tokens} rows of x; a forward cuts longer ones"]
     for row in contract.rows:
         lines += ["", f"{row.name}: {', '.join((*row.devices, *row.consumers))}", *columns(_row(row)), *wrapped(f"source: {row.source}", "  ")]
     return lines

@@ -72,13 +72,14 @@ class Contract:
     """op: namespace and name as torch registers them. own_schema: of an op that torch_npu's wheel does not have, with its source in the module's docstring.
 
     group_list: of an op that cannot be told by ``group_list_type``, how it reads the list of groups: rows per expert (``counts``) or their running sum
-    (``cumsum``).
+    (``cumsum``). most_tokens: as many rows of ``x`` as one call takes, where that is documented; a forward cuts longer ones.
     """
 
     op: str
     rows: tuple[Row, ...]
     own_schema: str = ""
     group_list: Literal["", "counts", "cumsum"] = ""
+    most_tokens: int | None = None
 
     @property
     def schema(self) -> Schema:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NoReturn
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.dtypes import ELEMENTS, STORAGES
+from layoutdsl.kernels import CONTRACTS
 from layoutdsl.plan.forward import INPUTS, OPERATORS, ROWS, is_constant, walk
 from layoutdsl.plan.groups import GroupListKind, group_list_kind, grouped_calls, schema_of
 from layoutdsl.plan.model import Call, Plan, TensorType
@@ -28,7 +29,7 @@ KERNEL_DTYPES = {"int4": "torch.quint4x2", "e8m0": "float8_e8m0fnu", "float8_e8m
 ROUTING = ("group_list", "group_list_type", "topk_ids", "topk_weights")
 HELPERS = ("float8_e8m0fnu", "float4_e2m1fn_x2", "external", "only", "by_expert", "combined", "counts_of", "cumsum_of")
 """Names that the text uses besides torch and the kernels; ``layoutdsl.runtime.forward`` binds them."""
-_LOCALS = ("forward", "layer", "lead", "dtype", "order", "result", "item", ROWS)
+_LOCALS = ("forward", "layer", "lead", "dtype", "order", "result", "item", "parts", "at", ROWS)
 _IDENTIFIER = re.compile(r"(?!__)[A-Za-z_]\w*", re.ASCII)
 _KERNEL = re.compile(r"(?!__)[A-Za-z_]\w*::\w*[A-Za-z0-9]", re.ASCII)
 _ATOMIC = ("layer", "input", "local", "list", "call", "dtype", "dtype_of")
@@ -117,8 +118,21 @@ class _Writer:
         yield "    x = x.flatten(0, -2)"
         if self.wanted:
             yield from self._routing(experts)
+        else:
+            yield from self._cut()
         if any(expr[0] == "size" and ROWS in names_in(expr[1]) for expr in self.exprs):
             yield f"    {ROWS} = x.shape[0]"
+
+    def _cut(self) -> Iterator[str]:
+        """Rows do not depend on each other, so more of them than a kernel takes go through the same lines part by part."""
+        caps = [cap for op in self.kernels if op in CONTRACTS and (cap := CONTRACTS[op].most_tokens) is not None]
+        if not caps:
+            return
+        part = f"[at:at + {min(caps)}]"
+        others = (f"x_scale{part} if x_scale is not None else None" if name == "x_scale" else name for name in self.inputs)
+        yield f"    if x.shape[0] > {min(caps)}:"
+        yield f"        parts = [forward({', '.join(('layer', f'x{part}', *others))}) for at in range(0, x.shape[0], {min(caps)})]"
+        yield "        return torch.cat(parts).unflatten(0, lead)"
 
     def _routing(self, experts: int | None) -> Iterator[str]:
         """Sort the rows by expert, if the routing is given; then the group list as the calls want it."""

@@ -81,3 +81,34 @@ def test_one_graph(name: str) -> None:
             assert torch.isfinite(eager[: int(given["group_list"].sum()) if "group_list" in given else TOKENS]).all()
             compiled = torch.compile(plan.forward, fullgraph=True, backend="aot_eager")(module, x, **given)
             assert torch.equal(compiled.view(torch.int16), eager.view(torch.int16)), plan.config
+
+
+def test_rows_beyond_those_of_a_kernel_go_in_parts() -> None:
+    """npu_kronecker_quant takes 32768 rows; each row has its own scale, so the parts are what the rows are on their own."""
+    plan = layoutdsl.compile_spec("W4A4_FLATQUANT_DYNAMIC.linear", sizes={"input_size": 64, "output_size": 8})
+    module, generator = applied(plan), torch.Generator().manual_seed(1)
+    x, bias = torch.randn(2, 20_000, 64, generator=generator).bfloat16(), torch.randn(8, generator=generator).bfloat16()
+    whole = plan.forward(module, x, bias=bias)
+    assert whole.shape == (2, 20_000, 8)
+    assert torch.equal(whole, torch.stack([plan.forward(module, half, bias=bias) for half in x]))
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(plan.forward, fullgraph=True, backend="aot_eager")(module, x, bias=bias), whole)
+    most = max(call.shape[0] for call in _seen(plan, module, x))
+    assert most == 32768
+
+
+def _seen(plan: layoutdsl.Plan, module: Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """What the kernel was given, call by call."""
+    seen: list[torch.Tensor] = []
+    source = plan.forward_source
+    assert "npu__npu_kronecker_quant(" in source
+    names: dict[str, Any] = {"torch": torch}
+
+    def kernel(x: torch.Tensor, *rotations: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(x)
+        return torch.zeros(len(x), 8, 1, dtype=torch.int32), torch.ones(len(x))
+
+    names |= {"npu__npu_kronecker_quant": kernel, "npu__npu_quant_matmul": lambda x, *_, **options: torch.zeros(len(x), 8)}
+    exec(source, names)
+    names["forward"](module, x)
+    return seen

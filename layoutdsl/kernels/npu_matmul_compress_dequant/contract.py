@@ -24,10 +24,8 @@ CONTRACT = Contract(
             results=("float16[m, n]",),
             sums="k",
             addends=("bias",),
-            limits=(
-                LimitRow(slug="kernel-size", test="M <= 256"),
-                LimitRow(slug="kernel-alignment", test="K % 64 == 0 and K > 256 and N % 64 == 0 and N >= 128"),
-            ),
+            limits=(LimitRow(slug="kernel-alignment", test="K % 64 == 0 and K > 256 and N % 64 == 0 and N >= 128"),),
         ),
     ),
+    most_tokens=256,
 )
