@@ -116,8 +116,9 @@ def check_call(contract: Contract, rows: tuple[Row, ...], operands: Mapping[str,
     operands: by argument, what is left out included with the schema's default. here: a name of the call, from which axes that only its results have are named.
     """
     failures: list[tuple[tuple[int, int], Row, Mismatch]] = []
+    defaults = {parameter.name: parameter.default_value for parameter in contract.schema.parameters if not parameter.tensors}
     # The row that was meant is tried first: it mostly fits.
-    for likeness, row in sorted(((_likeness(contract, row, operands), row) for row in rows), key=lambda found: -found[0]):
+    for likeness, row in sorted(((_likeness(defaults, row, operands), row) for row in rows), key=lambda found: -found[0]):
         matcher = _Matcher(contract, row, operands, context, here)
         try:
             return matcher.match(span)
@@ -127,13 +128,16 @@ def check_call(contract: Contract, rows: tuple[Row, ...], operands: Mapping[str,
     return Verdict((_refusal(contract.op, closest, reason, operands, context, span),), results=(None,) * len(contract.schema.returns))
 
 
-def _likeness(contract: Contract, row: Row, operands: Mapping[str, Operand]) -> int:
-    """How much the operands look like a row's, to find the row that was meant: what is there, elements, lists or not, format, storage, rank, constants."""
+def _likeness(defaults: Mapping[str, Any], row: Row, operands: Mapping[str, Operand]) -> int:
+    """How much the operands look like a row's, to find the row that was meant: what is there, elements, lists or not, format, storage, rank, constants.
+
+    defaults: of the arguments that are no tensors.
+    """
     alike = 0
     for argument, operand in operands.items():
         text = row.arguments.get(argument)
         if text is None:
-            alike -= 4 * (operand.type is not None) + 4 * (not _accepts(contract, row, argument, operand))
+            alike -= 4 * (operand.type is not None) + 4 * (not _accepts(defaults, row, argument, operand))
         elif operand.type is None:
             alike -= 3 * (operand.absent and argument in row.required)
         else:
@@ -141,12 +145,11 @@ def _likeness(contract: Contract, row: Row, operands: Mapping[str, Operand]) -> 
     return alike
 
 
-def _accepts(contract: Contract, row: Row, argument: str, operand: Operand) -> bool:
-    parameter = contract.schema.parameter(argument)
-    if parameter is None or parameter.tensors or not operand.known or argument in row.integers.values():
+def _accepts(defaults: Mapping[str, Any], row: Row, argument: str, operand: Operand) -> bool:
+    if argument not in defaults or not operand.known or argument in row.integers.values():
         return True
-    values = row.constants.get(argument, (parameter.default_value,))
-    return values == ANY or operand.value in values
+    values = row.constants.get(argument)
+    return operand.value == defaults[argument] if values is None else values == ANY or operand.value in values
 
 
 def _alike(row: Row, text: str, kind: TensorType) -> int:

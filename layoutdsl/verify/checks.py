@@ -24,7 +24,7 @@ from layoutdsl.verify import tolerance
 from layoutdsl.verify.activation import Rows
 from layoutdsl.verify.configurations import Configuration
 from layoutdsl.verify.decode import Array
-from layoutdsl.verify.findings import numeric
+from layoutdsl.verify.findings import numeric, worst
 from layoutdsl.verify.layers import Layer, Product
 from layoutdsl.verify.probe import Effective, can_probe, places_of, probed
 from layoutdsl.verify.run import Inputs, Ran
@@ -139,21 +139,19 @@ def _weights(case: Case, matmul: Matmul, product: Product, added: bool) -> Diagn
     inputs = product.matrix.shape[2]
     places = places_of(inputs, _group(case, product), np.random.default_rng(inputs))
     found = probed(matmul, inputs, experts, places)
-    wanted = product.matrix[:, :, places]
     if matmul.grid is not None:
         found = found.per_unit(matmul.grid.scale)
-    roundings, names = case.roundings(matmul), case.names(matmul)
-    why = f"{tolerance.reason(roundings)}; the kernel's result in {found.dtype}"
+    wanted, roundings = product.matrix[:, :, places], case.roundings(matmul)
+    allowed = tolerance.total(roundings) * np.abs(wanted) + found.error
+    if worst(found.weights, wanted, allowed) is None:
+        return _added(case, matmul, product, found.added, found.dtype) if added else None
     first, second = (letter.rpartition(".")[2] for letter in product.letters)
     letters = ("e", first, f"{second} (of those probed)") if len(places) < inputs else ("e", first, second)
-    allowed = tolerance.total(roundings) * np.abs(wanted) + found.error
     guilty = _guilty(case, matmul, product, found, places)
-    notes = (f"the kernel `{matmul.call.op}` multiplies with {', '.join(names.values())}", case.title)
     message = f"`{guilty}`: what `{matmul.call.op}` multiplies with is not `{product.name}` of the spec's `value`"
-    different = numeric("verify-weights", guilty, message, found.weights, wanted, allowed, why, notes, letters)
-    if different is not None or not added:
-        return different
-    return _added(case, matmul, product, found.added, found.dtype)
+    why = f"{tolerance.reason(roundings)}; the kernel's result in {found.dtype}"
+    notes = (f"the kernel `{matmul.call.op}` multiplies with {', '.join(case.names(matmul).values())}", case.title)
+    return numeric("verify-weights", guilty, message, found.weights, wanted, allowed, why, notes, letters)
 
 
 def _added(case: Case, matmul: Matmul, product: Product, found: Array, dtype: str) -> Diagnostic | None:

@@ -36,8 +36,8 @@ def check(plan: Plan, checkpoint: Checkpoint, results: Mapping[str, Any], title:
 
 
 def computed(plan: Plan) -> list[str]:
-    """The tensors that the steps leave which are no movement of a parameter."""
-    return [output.name for output in plan.outputs if output.kind != "value" and _source(plan, output.value) is None]
+    """What the steps leave that is no movement of a parameter, numbers included."""
+    return [output.name for output in plan.outputs if output.kind == "value" or _source(plan, output.value) is None]
 
 
 def _source(plan: Plan, value: str) -> str | None:

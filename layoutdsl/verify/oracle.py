@@ -202,7 +202,7 @@ def _name(expr: Name, name: str, scope: _Scope) -> Any:
 def _read(name: str, entries: Sequence[Entry], scope: _Scope) -> Array:
     picks = [(scope.context.digit(entry.digit), entry.at) for entry in entries if isinstance(entry, Pick)]
     picked = {digit.axis: _index(at, scope) for digit, at in picks if digit is not None}
-    return scope.stored[name].at({**scope.indices, **picked}).astype(np.float64)
+    return scope.stored[name].at({**scope.indices, **picked}).astype(np.float64, copy=False)
 
 
 def _index(expr: Expr, scope: _Scope) -> Any:

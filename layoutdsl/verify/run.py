@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from layoutdsl.verify.decode import Array, Logical
 from layoutdsl.verify.trace import Matmul, Tracer, matmuls, quantizes_statically
 
 _MOST_STEPS = 60.0
+"""Of a grid, from zero to the largest number of a row: a few roundings in 16 bit move that by less than half a step."""
+_LARGEST_SUM = 24000.0
+"""What the largest row times the weights may come to: with offset and bias still a float16."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +76,11 @@ def applied(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
     return module
 
 
+def left_on(module: torch.nn.Module, plan: Plan) -> dict[str, Any]:
+    """What a plan left on a module, by name: tensors, lists of them, numbers."""
+    return {output.name: reduce(getattr, output.name.split("."), module) for output in plan.bound.outputs}
+
+
 def run(plan: Plan, tracer: Tracer, module: torch.nn.Module, rows: Inputs, **inputs: torch.Tensor) -> Ran:
     """The forward of a bound plan on rows [m, inputs], sorted by expert where there are several. inputs: what else it is called with; ``x`` in place of the
     rows. Raises: DiagnosticError."""
@@ -113,8 +123,7 @@ def inputs_for(count: int, weights: Array, dtype: torch.dtype, grid: Grid | None
     if grid is None:
         return Inputs(rows, counts)
     plain: Array = rows.double().numpy()
-    # Sums stay in float16, and half a step is more than a few roundings in 16 bit move the largest number.
-    largest = np.clip(np.rint(24000 / max(abs(grid.scale) * _norm(weights), 2.0**-14)), 1, _MOST_STEPS)
+    largest = np.clip(np.rint(_LARGEST_SUM / max(abs(grid.scale) * _norm(weights), 2.0**-14)), 1, _MOST_STEPS)
     return Inputs(torch.from_numpy(np.rint(plain / np.abs(plain).max() * largest) * grid.scale).to(dtype), counts, grid)
 
 

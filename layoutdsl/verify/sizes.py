@@ -140,23 +140,27 @@ def _search(key: _Key, test: _Test, fixed: tuple[tuple[str, int], ...] = ()) -> 
     if not all(_true(test, {}) for test in conditions if not names_in(test)):
         return None
     names = _names(key)
-    pools = {name: [dict(fixed)[name]] if name in dict(fixed) else _pool(key, name) for name in names}
-    best = _least(key, test, names, pools, {}, None)
+    searched = []
+    for i, name in enumerate(names):
+        alone = [test for test in conditions if names_in(test) == {name}]
+        pool = [dict(fixed)[name]] if name in dict(fixed) else _pool(key, name)
+        together = [test for test in conditions if name in names_in(test) <= set(names[: i + 1]) and test not in alone]
+        searched.append((name, [value for value in pool if all(_true(test, {name: value}) for test in alone)], together))
+    best = _least(key, test, searched, {}, None)
     return tuple(best.items()) if best is not None else None
 
 
-def _least(key: _Key, test: _Test, names: tuple[str, ...], pools: Mapping[str, list[int]], known: Sizes, best: Sizes | None) -> Sizes | None:
-    """``best`` or what is less: the known sizes with others that meet the conditions, each asked as soon as its names are known, and the test."""
-    if not names:
+def _least(key: _Key, test: _Test, searched: list[tuple[str, list[int], list[SizeExpr]]], known: Sizes, best: Sizes | None) -> Sizes | None:
+    """``best`` or what is less: the known sizes with others that meet the test. searched: names with their values, and the conditions that they decide."""
+    if not searched:
         return known if test(key, known) else best
-    name, *rest = names
-    decidable = [condition for condition in key[0] if name in names_in(condition) and names_in(condition) <= {*known, name}]
-    for value in pools[name]:
+    (name, pool, conditions), *rest = searched
+    for value in pool:
         sizes = {**known, name: value}
         if best is not None and prod(sizes.values()) >= prod(best.values()):
             break
-        if all(_true(condition, sizes) for condition in decidable):
-            best = _least(key, test, tuple(rest), pools, sizes, best)
+        if all(_true(condition, sizes) for condition in conditions):
+            best = _least(key, test, rest, sizes, best)
     return best
 
 

@@ -24,6 +24,7 @@ from layoutdsl.ir.symbolic import Size
 from layoutdsl.plan.model import Input
 from layoutdsl.plan.sizes import evaluate, layer_kind, names_in
 from layoutdsl.verify import checks, layers, sizes, tensors, tolerance
+from layoutdsl.verify.configurations import RANKS as ALONE
 from layoutdsl.verify.configurations import REFUSED, Configuration, same_plan
 from layoutdsl.verify.decode import Array, digits_of
 from layoutdsl.verify.findings import numeric
@@ -36,8 +37,9 @@ RANKS = (1, 2, 4, 8, 16)
 ODD = 3
 """Does not divide the power of two that writers cut partial sums into."""
 ALL: tuple[tuple[int, ...], ...] = (RANKS, (ODD,))
-SOME: tuple[tuple[int, ...], ...] = ((4,),)
-"""Numbers of ranks that split layers of one size, by the size: all, or one of them."""
+SOME: tuple[tuple[int, ...], ...] = ((2, 16), (ODD,))
+ONE: tuple[tuple[int, ...], ...] = ((4,),)
+"""Numbers of ranks that split layers of one size, by the size: all, the least and the most, or one of them."""
 _LARGE = 2**23
 """Weights of all experts beyond which a split layer is not run."""
 
@@ -177,7 +179,9 @@ class Ranks:
 
     def of(self, ranks: int, which: int) -> Configuration:
         """Raises DiagnosticError where the spec refuses the number of ranks."""
-        names = self.configuration.spec.config_names
+        names, given = self.configuration.spec.config_names, self.configuration.given
+        if ranks == 1 and all(given.get(name, alone) == alone for name, alone in ALONE.items()):
+            return self.configuration
         key = (ranks if "tp_size" in names or "tp_rank" in names else 1, which if "tp_rank" in names else 0)
         if key not in self.plans:
             self.plans[key] = self.configuration.with_config(tp_size=ranks, tp_rank=which)
@@ -211,16 +215,14 @@ class Ranks:
         return full if full is not None and prod(full.values()) <= _LARGE and sizes.meets(self.of(1, 0).plan.data, full) else None
 
 
-def most(configuration: Configuration, split: Split) -> int:
+def most(ranks: Ranks, split: Split) -> int:
     """The most ranks that the spec takes and for which there are sizes, 0 for none."""
-    ranks = Ranks(configuration)
     counts = ranks.accepted(RANKS)
     return counts[-1] if ranks.sizes(split, counts) is not None else 0
 
 
-def check(configuration: Configuration, split: Split, numbers: tuple[tuple[int, ...], ...] = ALL) -> Iterator[tuple[int, Diagnostic | None]]:
+def check(ranks: Ranks, split: Split, numbers: tuple[tuple[int, ...], ...] = ALL) -> Iterator[tuple[int, Diagnostic | None]]:
     """Every number of ranks that ran: how many, and the first finding. Raises DiagnosticError where a kernel refuses."""
-    ranks = Ranks(configuration)
     for counts in map(ranks.accepted, numbers):
         full_sizes = ranks.sizes(split, counts)
         if full_sizes is not None:

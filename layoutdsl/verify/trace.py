@@ -188,9 +188,14 @@ def matmuls(calls: list[KernelCall], grid: Grid | None = None) -> list[Matmul]:
             continue
         activation = next(name for name in row.arguments if name in _ACTIVATIONS)
         scale = next((name for name, operand in row.scales.items() if operand == activation and call.arguments.get(name) is not None), None)
-        later = calls[i + 1] if i + 1 < len(calls) and calls[i + 1].op in _SCALES_SUMS else None
-        found.append(Matmul(call, row, next(iter(row.arguments)), activation, scale, later, grid))
+        found.append(Matmul(call, row, next(iter(row.arguments)), activation, scale, _scaled_by(calls[i : i + 2]), grid))
     return found
+
+
+def _scaled_by(calls: list[KernelCall]) -> KernelCall | None:
+    """The second call, if it multiplies the scales into the integer sums of the first."""
+    sums = calls[0].result[0] if isinstance(calls[0].result, (list, tuple)) else calls[0].result
+    return calls[1] if len(calls) > 1 and calls[1].op in _SCALES_SUMS and sums.dtype == torch.int32 else None
 
 
 def quantizes_statically(plan: Plan) -> bool:

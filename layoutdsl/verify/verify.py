@@ -26,7 +26,7 @@ from layoutdsl.verify import checks, movements, routing, sizes, tensor_parallel,
 from layoutdsl.verify.configurations import Configuration, configurations
 from layoutdsl.verify.layers import layer_of, with_bias
 from layoutdsl.verify.report import Progress, Report
-from layoutdsl.verify.run import applied, bias_of, counts_of, dtype_of, grid_of, inputs_for, quantized_before, run
+from layoutdsl.verify.run import applied, bias_of, counts_of, dtype_of, grid_of, inputs_for, left_on, quantized_before, run
 from layoutdsl.verify.tensors import Checkpoint, checkpoint
 from layoutdsl.verify.tolerance import FULL
 from layoutdsl.verify.trace import Tracer, not_runnable, read_by_kernels
@@ -201,20 +201,23 @@ def _findings(configuration: Configuration, chosen: sizes.Sizes, depth: Depth, r
     plan = configuration.plan.bind(chosen)
     title = f"in: {configuration.title}; {', '.join(f'{name} = {size}' for name, size in chosen.items())}"
     full = checkpoint(configuration, plan.bound, chosen, "full")
+    module = applied(plan, full.tensors)
     report.count("layers")
-    yield movements.check(plan.bound, full, plan.run(dict(full.tensors)), title)
+    yield movements.check(plan.bound, full, left_on(module, plan), title)
     why = not_runnable(plan.bound)
     if why is not None:
         report.skip(why)
         return
     tracer = Tracer(plan.bound)
-    yield from _compared(configuration, plan, tracer, full, FULL, title, report)
+    yield from _compared(configuration, plan, tracer, module, full, FULL, title, report)
     if depth.forward:
-        short = checkpoint(configuration, plan.bound, chosen, "short")
-        yield from _compared(configuration, plan, tracer, short, checks.short_bits(configuration), title, report)
+        short, bits = checkpoint(configuration, plan.bound, chosen, "short"), checks.short_bits(configuration)
+        yield from _compared(configuration, plan, tracer, applied(plan, short.tensors), short, bits, title, report)
 
 
-def _compared(configuration: Configuration, plan: Plan, tracer: Tracer, made: Checkpoint, bits: int, title: str, report: Report) -> Iterator[Diagnostic | None]:
+def _compared(
+    configuration: Configuration, plan: Plan, tracer: Tracer, module: torch.nn.Module, made: Checkpoint, bits: int, title: str, report: Report
+) -> Iterator[Diagnostic | None]:
     document = configuration.spec.document
     layer = layer_of(document, configuration.plan.data, made)
     if layer is None:
@@ -222,7 +225,6 @@ def _compared(configuration: Configuration, plan: Plan, tracer: Tracer, made: Ch
         return
     counts, dtype = counts_of(plan.sizes["num_experts"]) if layer.experts else None, dtype_of(configuration)
     inputs = inputs_for(sum(counts) if counts else _LINEAR_ROWS, layer.products[0].whole, dtype, grid_of(plan, made.stored), counts)
-    module = applied(plan, made.tensors)
     case = checks.Case(configuration, made, layer, run(plan, tracer, module, inputs), inputs, title, bits)
     why = checks.not_comparable(case)
     if why is not None:
@@ -253,7 +255,7 @@ def _weights(case: checks.Case, report: Report) -> Diagnostic | None:
 
 
 def _with_bias(case: checks.Case, tracer: Tracer, bias: torch.Tensor) -> checks.Case:
-    ran = run(case.ran.plan, tracer, applied(case.ran.plan, case.checkpoint.tensors), case.inputs, bias=bias)
+    ran = run(case.ran.plan, tracer, case.ran.module, case.inputs, bias=bias)
     return replace(case, layer=with_bias(case.layer, bias.double().numpy()), ran=ran, title=f"{case.title}; with a bias")
 
 
@@ -274,38 +276,41 @@ def _without_value(document: Document, title: str, report: Report) -> Diagnostic
 
 
 def _ranks(found: list[Configuration], report: Report, progress: Progress, name: str) -> None:
-    """Per combination of cases a configuration with small layers; over all numbers of ranks once per set of parameters, over one of them after that."""
+    """Per combination of cases a configuration with small layers: over all numbers of ranks once, over the least and the most once per set of parameters,
+    over one of them after that."""
     runnable = sorted((configuration for configuration in found if not_runnable(configuration.plan.data) is None), key=_price)
-    kinds: dict[Any, list[tuple[Configuration, tensor_parallel.Split]]] = {}
+    kinds: dict[tuple[tuple[str, ...], tensor_parallel.Split], list[Configuration]] = {}
     for configuration in runnable:
         for own, split in tensor_parallel.splits(configuration):
-            kinds.setdefault((own.cases, split), []).append((own, split))
+            kinds.setdefault((own.cases, split), []).append(own)
     progress(f"{name}: {len(kinds)} cases split over {', '.join(map(str, tensor_parallel.RANKS))} ranks")
     seen: set[Any] = set()
-    for choices in kinds.values():
-        chosen = _most_ranks(choices)
+    for (_, split), choices in kinds.items():
+        chosen = _most_ranks(choices, split)
         if chosen is None:
             report.skip("no sizes were found that ranks can share")
             continue
-        stored = (_stored(chosen[0]), chosen[1])
-        _guarded(report, lambda: _split(*chosen, stored not in seen, report))  # noqa: B023 - called at once
-        seen.add(stored)
+        stored = (_stored(chosen.configuration), split)
+        numbers = tensor_parallel.ONE if stored in seen else tensor_parallel.SOME if split in seen else tensor_parallel.ALL
+        _guarded(report, lambda: _split(chosen, split, numbers, report))  # noqa: B023 - called at once
+        seen |= {stored, split}
 
 
-def _most_ranks(choices: list[tuple[Configuration, tensor_parallel.Split]]) -> tuple[Configuration, tensor_parallel.Split] | None:
+def _most_ranks(choices: list[Configuration], split: tensor_parallel.Split) -> tensor_parallel.Ranks | None:
     """The first that can be split over as many ranks as are tried, else over the most."""
-    best, ranks = None, 0
-    for choice in choices:
-        own = tensor_parallel.most(*choice)
-        if own > ranks:
-            best, ranks = choice, own
+    best, most = None, 0
+    for configuration in choices:
+        ranks = tensor_parallel.Ranks(configuration)
+        own = tensor_parallel.most(ranks, split)
+        if own > most:
+            best, most = ranks, own
         if own == tensor_parallel.RANKS[-1]:
             break
     return best
 
 
-def _split(configuration: Configuration, split: tensor_parallel.Split, thorough: bool, report: Report) -> None:
-    for _, finding in tensor_parallel.check(configuration, split, tensor_parallel.ALL if thorough else tensor_parallel.SOME):
+def _split(ranks: tensor_parallel.Ranks, split: tensor_parallel.Split, numbers: tuple[tuple[int, ...], ...], report: Report) -> None:
+    for _, finding in tensor_parallel.check(ranks, split, numbers):
         report.count("splits")
         if finding is not None:
             report.add(finding)

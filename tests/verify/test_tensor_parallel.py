@@ -10,7 +10,7 @@ import torch
 from layoutdsl.api import load_spec
 from layoutdsl.verify import tensor_parallel
 from layoutdsl.verify.configurations import configured
-from layoutdsl.verify.tensor_parallel import Cut, Lost, NotDivisible, Split, parts_of
+from layoutdsl.verify.tensor_parallel import Cut, Lost, NotDivisible, Ranks, Split, parts_of
 from layoutdsl.verify.tensors import checkpoint
 
 
@@ -106,7 +106,7 @@ def test_a_tensor_of_which_ranks_lose_a_part_is_a_finding(parts: str) -> None:
         cut(parts, {}, {"output_size": 64, "input_size": 6}, "output_size", 2, 0)
     assert lost.value.finding.where == "sums"
     configuration = configured(load_spec(parts), {"layer_type": "column"})
-    found = dict(tensor_parallel.check(configuration, Split("output_size", added=False)))
+    found = dict(tensor_parallel.check(Ranks(configuration), Split("output_size", added=False)))
     assert found[1] is None
     assert found[2] is not None
     assert (found[2].code, found[2].where) == ("verify-tp", "sums")
@@ -116,11 +116,19 @@ def test_numbers_of_ranks() -> None:
     """All powers of two, and three where the spec does not refuse it."""
     packed = {"consumer": "vllm-ascend-0.16", "version": "1.0.0", "weight_nz_mode": 0}
     (moe, split), *_ = tensor_parallel.splits(configured(load_spec("W4A8_DYNAMIC.moe"), {**packed, "group_size": None}))
-    assert [count for count, finding in tensor_parallel.check(moe, split) if finding is None] == [1, 2, 4, 8, 16], "16 partial sums"
+    assert [count for count, finding in tensor_parallel.check(Ranks(moe), split) if finding is None] == [1, 2, 4, 8, 16], "16 partial sums"
     (row, split) = tensor_parallel.splits(configured(load_spec("W4A8_DYNAMIC.linear"), {**packed, "group_size": 64, "layer_type": "row"}))[0]
-    assert [count for count, finding in tensor_parallel.check(row, split) if finding is None] == [1, 2, 4, 8, 16, 3]
+    assert [count for count, finding in tensor_parallel.check(Ranks(row), split) if finding is None] == [1, 2, 4, 8, 16, 3]
 
 
 def test_a_plan_that_serves_rows_and_columns_is_split_both_ways() -> None:
     configuration = configured(load_spec("W4A8_DYNAMIC.linear"), {"group_size": 64})
     assert {split.size for _, split in tensor_parallel.splits(configuration)} == {"input_size", "output_size"}
+
+
+def test_rotated_inputs_are_compared_rank_by_rank() -> None:
+    """Every rank takes its block of a rotation that is loaded whole; more ranks than it is made for are refused."""
+    configuration = configured(load_spec("W4A4_MXFP4_FLATQUANT.linear"), {"layer_type": "row", "max_supported_tp": 4})
+    found = list(tensor_parallel.check(Ranks(configuration), Split("input_size", added=True), (tensor_parallel.RANKS,)))
+    assert [count for count, _ in found] == [1, 2, 2, 4, 4, 4, 4]
+    assert all(finding is None for _, finding in found)
