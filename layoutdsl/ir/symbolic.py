@@ -634,7 +634,7 @@ class Facts:
         holds: Callable[[int, int], bool]
         match kind:
             case "divisible":
-                prove, holds = self._divides, lambda a, b: a % b == 0
+                prove, holds = self._divides, lambda a, b: b != 0 and a % b == 0
             case "at_least":
                 prove, holds = lambda a, b: self.nonnegative(a - b), operator.ge
             case _:
