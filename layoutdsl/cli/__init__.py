@@ -22,11 +22,14 @@ from layoutdsl.diagnostics import DiagnosticError
 COMMANDS = {
     "validate": "is a spec right, for all sizes and in every configuration",
     "verify": "do the kernels compute what a spec says its tensors mean: numerically, on a CPU",
+    "check": "does a checkpoint folder hold what its schemes say, and over how many ranks can it be split",
     "apply": "run a plan on the tensors of one layer: safetensors to safetensors",
     "explain": "the pipeline of a spec step by step, or the page of a rule, an op or a kernel",
     "describe": "the tensors that a checkpoint must hold",
     "compile": "write the plan of one configuration as JSON",
+    "new": "write the first draft of a spec from the headers of a layer",
     "schema": "print the JSON Schema of specs, for editors",
+    "env": "which versions are installed, and which consumer and device follow from them",
 }
 FINDINGS, USAGE, BUG, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
 

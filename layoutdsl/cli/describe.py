@@ -1,18 +1,26 @@
-"""``layoutdsl describe SPEC``: the tensors that a checkpoint must hold, for those who write one."""
+"""``layoutdsl describe SPEC``: the tensors that a checkpoint must hold, for those who write one.
+
+The table is normative: names in files, dtypes, shapes, packing, defaults, ranges, and what always holds between tensors. ``--format json`` has the same for
+machines.
+"""
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import reduce
 from operator import or_
+from typing import Any
 
 from layoutdsl.api import Plan
 from layoutdsl.cli import output
 from layoutdsl.cli.arguments import Parser, add_config, add_format, add_layer, add_sizes, config_of, config_texts, load, sizes_of
 from layoutdsl.cli.sheet import Sheet, arm_text, one_line, storage_words
+from layoutdsl.cli.stored import code_words, disk_dtypes, file_words, files_of, footer
 from layoutdsl.compiler.driver import compile_document, elaborate_one, worlds
 from layoutdsl.compiler.emit import test_expr
 from layoutdsl.compiler.loaders import loader_attributes
@@ -25,6 +33,7 @@ from layoutdsl.syntax.document import Document, NoValue
 
 World = Mapping[str, str]
 """What decides a world: facet or config name, and case or value."""
+_ALWAYS = "always: "
 _RANGES = {"": (), "positive": ("values > 0",), "power_of_two": ("values are powers of two, > 0",)}
 
 
@@ -41,20 +50,36 @@ def run(arguments: Namespace) -> int:
     spec = load(arguments.spec, arguments.layer)
     given = config_of(texts, spec)
     document = spec.document
-    params_dtype = str(given.get("params_dtype", "bfloat16"))
+    params_dtype = str(given.get("params_dtype") or _params_dtype(document))
     if given.keys() - {"params_dtype"}:
+        given = {"params_dtype": params_dtype, **given} if "params_dtype" in spec.config_names else given
         sheets = [Sheet(elaborate_one(document, given), sizes)]
         sheets[0].refuse_problems()
         if sizes:
             Plan(compile_document(document, given)).bind(sizes)
     else:
         sheets = _all(document, params_dtype, sizes)
-    lines = [f"{spec.scheme}, {spec.layer}: {spec.title}", *([f"with params_dtype = {params_dtype}"] if "params_dtype" in spec.config_names else []), ""]
     tables = _tables(sheets)
+    if arguments.format == "json":
+        about = {"scheme": spec.scheme, "layer": spec.layer, "title": spec.title, "params_dtype": params_dtype if "params_dtype" in spec.config_names else None}
+        output.write(json.dumps({**about, "tables": [_as_json(names, sheet) for names, sheet in tables]}, indent=2) + "\n")
+        return 0
+    lines = [f"{spec.scheme}, {spec.layer}: {spec.title}", *([f"with params_dtype = {params_dtype}"] if "params_dtype" in spec.config_names else []), ""]
     for i, (names, sheet) in enumerate(tables):
         lines += [*([] if i == 0 else [""]), *_heading(names, len(tables), decided=bool(given.keys() - {"params_dtype"})), *_table(sheet)]
+    for text in footer(sheets[0]):
+        lines += ["", *output.wrapped(text, "")]
     output.write("\n".join(output.escape(line) for line in lines) + "\n")
     return 0
+
+
+def _params_dtype(document: Document) -> str:
+    """bfloat16, unless the spec holds for float16 alone."""
+    for dtype in ("bfloat16", "float16"):
+        with suppress(DiagnosticError):
+            next(iter(worlds(document, {"params_dtype": dtype})))
+            return dtype
+    return "bfloat16"
 
 
 def _all(document: Document, params_dtype: str, sizes: Mapping[str, int]) -> list[Sheet]:
@@ -119,8 +144,47 @@ def _table(sheet: Sheet) -> list[str]:
     for row, block in zip(rows, blocks):
         lines += [*block, *(part for note in row.notes for part in output.wrapped(note, "      "))]
     meant = meaning(sheet)
-    lines += ["", *(part for line in sheet.axes(" ".join(meant)) for part in output.wrapped(line, "  "))]
+    lanes = [note for row in rows for note in row.notes if note.startswith(("element [", "in memory as ["))]
+    known = sheet.axes(" ".join((*meant, *(row.cells[2] for row in rows), *lanes)), mentioned=True)
+    lines += ["", *(part for line in known if line for part in output.wrapped(line, "  "))]
     return [*lines, *(["  meaning:"] if meant else []), *(part for line in meant for part in output.wrapped(line, "    "))]
+
+
+def _as_json(names: list[str], sheet: Sheet) -> dict[str, Any]:
+    """A table for machines. Extents are numbers where they are known, else texts; ``files`` are the tensors that a parameter is stacked from."""
+    meant = meaning(sheet)
+    return {
+        "cases": [name for name in names if name],
+        "parameters": [_parameter(sheet, name, parameter) for name, parameter in sheet.state.parameters.items()],
+        "letters": {member: dict(letters) for member, letters in sheet.letters(" ".join(meant)).items()},
+        "value": [line for line in meant if not line.startswith(_ALWAYS)],
+        "invariants": [line.removeprefix(_ALWAYS) for line in meant if line.startswith(_ALWAYS)],
+    }
+
+
+def _parameter(sheet: Sheet, name: str, parameter: Parameter) -> dict[str, Any]:
+    kind, row = parameter.value.type, _row(sheet, name, parameter)
+    attributes = loader_attributes(parameter, sheet.document.layer.value, sheet.state)
+    stored = [{"name": one.name, "shape": one.shape and [_number(text) for text in one.shape]} for one in files_of(sheet, name, kind)]
+    return {
+        "name": name,
+        "dtype": kind.storage,
+        "shape": [_number(sheet.extent(dim, sheet.space(kind))) for dim in kind.dims],
+        "type": sheet.type(kind),
+        "element": kind.element.name,
+        "required": parameter.default is None,
+        "default": parameter.default,
+        "range": parameter.range or None,
+        "sharded": parameter.sharded,
+        "loader": dict(attributes),
+        "file_dtype": disk_dtypes(sheet).get(name, kind.storage),
+        "files": stored,
+        "notes": list(row.notes),
+    }
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
 
 
 def parameter_rows(sheet: Sheet) -> list[Row]:
@@ -133,7 +197,8 @@ def _row(sheet: Sheet, name: str, parameter: Parameter) -> Row:
     text = "required" if default is None else "may be absent" if default == "uninitialised" else f"may be absent: {default}"
     attributes = loader_attributes(parameter, sheet.document.layer.value, sheet.state)
     shown = ", ".join(f"{attribute} = {value}" for attribute, value in attributes) or "-"
-    notes = [*storage_words(sheet, kind), *_RANGES[parameter.range], *([] if parameter.sharded else ["every rank holds all of it"])]
+    words = [*storage_words(sheet, kind), *code_words(kind), *_RANGES[parameter.range], *([] if parameter.sharded else ["every rank holds all of it"])]
+    notes = [*words, *file_words(sheet, name, kind)]
     return Row((name, kind.storage, sheet.shape(kind), text, shown), tuple(notes))
 
 
@@ -149,7 +214,7 @@ def meaning(sheet: Sheet) -> list[str]:
                 lines.append(f"{context.member.expand(one_line(declaration.target.span))} = {body}")
     for rule in document.invariants:
         held = [context for context in sheet.contexts if context.holds(rule.condition)]
-        lines += [f"always: {context.member.expand(one_line(rule.expr.span))}" for context in held]
+        lines += [f"{_ALWAYS}{context.member.expand(one_line(rule.expr.span))}" for context in held]
     return list(dict.fromkeys(lines))
 
 

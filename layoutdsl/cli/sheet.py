@@ -16,7 +16,7 @@ from layoutdsl.compiler.elaborate import Elaboration
 from layoutdsl.compiler.scope import Context
 from layoutdsl.diagnostics import DiagnosticError, Span
 from layoutdsl.ir.layout import Digit, Dim, Space, TensorType, type_text
-from layoutdsl.ir.symbolic import Size, format_size
+from layoutdsl.ir.symbolic import Proved, Size, format_size
 from layoutdsl.syntax.document import Document, ForwardLine, Step
 from layoutdsl.syntax.walk import nodes
 
@@ -68,7 +68,17 @@ class Sheet:
         return type_text(self.space(kind), kind)
 
     def shape(self, kind: TensorType) -> str:
-        return f"[{', '.join(self.size(_extent(dim), self.space(kind)) for dim in kind.dims)}]"
+        return f"[{', '.join(self.extent(dim, self.space(kind)) for dim in kind.dims)}]"
+
+    def extent(self, dim: Dim, space: Space) -> str:
+        """The extent of a dim; the number of groups that divide nothing provably is written ``cdiv(K, 32)``, whatever is known of K."""
+        text = self.size(_extent(dim), space)
+        if len(dim) != 1 or text.isdigit() or dim[0].div == 1:
+            return text
+        whole, div = space.extents[dim[0].axis], dim[0].div
+        if space.facts.cdiv(whole, div) != dim[0].ext or isinstance(space.facts.divisible(whole, div), Proved):
+            return text
+        return f"cdiv({self.size(whole, space)}, {self.size(div, space)})"
 
     def size(self, size: Size, space: Space | None) -> str:
         """A size as a number where all it needs is known, else in letters; in the names of the sizes without a space."""
@@ -93,9 +103,12 @@ class Sheet:
         cases = self.state.world.cases
         return [(facet.name.value, next(case.name.value for case in facet.cases if cases[case.name.value])) for facet in self.document.variants]
 
-    def axes(self, text: str = "") -> list[str]:
-        """What the capitals mean, and the names of ``let`` that ``text`` mentions; one line for all members, or one each where they differ."""
-        lines = {member: ", ".join(f"{name} = {value}" for name, value in letters) for member, letters in self.letters(text).items()}
+    def axes(self, text: str = "", *, mentioned: bool = False) -> list[str]:
+        """What the capitals mean, and the names of ``let`` that ``text`` mentions; one line for all members, or one each where they differ. mentioned: leave
+        out the axes that ``text`` does not mention."""
+        words = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text))
+        known = {member: [one for one in letters if not mentioned or {one[0], one[0].lower()} & words] for member, letters in self.letters(text).items()}
+        lines = {member: ", ".join(f"{name} = {value}" for name, value in letters) for member, letters in known.items()}
         if len(set(lines.values())) == 1:
             return [next(iter(lines.values()))]
         return [f"{name}: {line}" for name, line in lines.items()]
@@ -107,7 +120,11 @@ class Sheet:
 
     def _extents(self, context: Context) -> Iterator[tuple[str, str]]:
         for letter, axis in context.axes.items():
-            yield letter.upper(), self._equal(context.space.extents[axis])
+            size, nominal = context.space.extents[axis], context.nominal.get(letter.upper())
+            if size == Size.of(letter.upper()) and letter.upper() not in self.sizes:
+                yield letter.upper(), "as stored" if nominal is None else f"as stored, else {self.size(nominal, None)}"
+            else:
+                yield letter.upper(), self._equal(size)
 
     def _lets(self, context: Context, mentioned: set[str]) -> Iterator[tuple[str, str]]:
         for let in self.document.let:

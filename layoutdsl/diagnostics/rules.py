@@ -1739,6 +1739,22 @@ COMMANDS = (
         "layoutdsl explain pack",
     ),
     _rule(
+        "layer-not-stored",
+        "the folder has no tensor below this prefix",
+        """A layer is named by what its tensors' names begin with, as the files spell them: the whole way from `model`, without the name of the
+        tensor. The experts of a layer are one layer, named by what stands before their numbers.""",
+        "layoutdsl new --from DIR --layer layers.3.down_proj",
+        "layoutdsl new --from DIR --layer model.layers.3.mlp.down_proj",
+    ),
+    _rule(
+        "layer-ambiguous",
+        "several layers stand below this prefix",
+        """A spec is for one layer: one linear module, or the experts of one layer. Modules that loaders merge, as q, k and v, are stored apart and
+        have one spec.""",
+        "layoutdsl new --from DIR --layer model.layers.3.mlp",
+        "layoutdsl new --from DIR --layer model.layers.3.mlp.down_proj",
+    ),
+    _rule(
         "file-not-safetensors",
         "the file is not a safetensors file",
         "Checkpoints are read as safetensors, whose header says what each tensor is. Pickled files may run code when they are read, and are not.",
@@ -1751,6 +1767,438 @@ COMMANDS = (
         "The folder does not exist, the disk is full, or writing there is not allowed. Nothing was left behind.",
         "-o missing/out.safetensors",
         "-o out.safetensors",
+    ),
+)
+
+# ---- files of a checkpoint --------------------------------------------------------------------------------------------------------------------------------
+
+CHECKPOINT_FILES = (
+    _rule(
+        "file-empty",
+        "the file is empty",
+        "A copy or a download was interrupted before its first byte, or the disk was full. An empty file is no JSON and no safetensors file.",
+        "0 bytes  model-00003-of-00004.safetensors",
+        "4995584424 bytes  model-00003-of-00004.safetensors",
+    ),
+    _rule(
+        "lfs-pointer",
+        "a Git LFS pointer stands in place of the file",
+        """A repository keeps large files elsewhere and holds three lines of text for each. A clone without Git LFS has the lines only.""",
+        "git clone https://example.org/model",
+        "git lfs install && git clone https://example.org/model",
+    ),
+    _rule(
+        "json-syntax",
+        "the JSON cannot be read",
+        """Readers of Python stop at the first character that is not JSON, among them comments, trailing commas and a byte order mark. Often the file is cut:
+        then the last line is meant.""",
+        '{"model_type": "qwen3",}',
+        '{"model_type": "qwen3"}',
+    ),
+    _rule(
+        "json-not-an-object",
+        "the JSON is not an object",
+        "The files of a checkpoint map names to values. A list or a single value has no names.",
+        '["model.layers.0.self_attn.q_proj.weight"]',
+        '{"model.layers.0.self_attn.q_proj.weight": "W8A8_DYNAMIC"}',
+    ),
+    _rule(
+        "json-too-large",
+        "the JSON file is too large",
+        """The largest JSON of a checkpoint, the description of 820 000 tensors, has about 80 MB. The bound of 256 MiB keeps a file under a wrong name from
+        filling the memory.""",
+        "mv model.safetensors config.json",
+        "cp ../float-model/config.json .",
+    ),
+    _rule(
+        "json-too-deep",
+        "the JSON is nested too deep",
+        "No file of a checkpoint nests objects or lists by more than a few levels. Some readers crash on thousands.",
+        '{"a": [[[[[[...]]]]]]}',
+        '{"a": [1, 2]}',
+    ),
+    _rule(
+        "json-duplicate",
+        "a key stands twice in one object",
+        """Python's reader takes the last value without a word, other readers the first. In a description that means two schemes for one tensor, in a
+        safetensors header two places. Where both values are equal, this is a warning.""",
+        '{"lm_head.weight": "FLOAT", "lm_head.weight": "W8A8"}',
+        '{"lm_head.weight": "FLOAT"}',
+    ),
+    _rule(
+        "json-constant",
+        "a number that JSON does not have",
+        "JSON has neither NaN nor Infinity. Python writes and reads them all the same; other readers refuse the file, safetensors among them.",
+        '{"time_step_limit": [0.0, Infinity]}',
+        '{"time_step_limit": [0.0, 1e30]}',
+    ),
+    _rule(
+        "shard-truncated",
+        "the safetensors file is cut",
+        """The header says how many bytes the tensors have, and the file has fewer: a copy or a download was interrupted. Readers refuse the whole file.""",
+        "the tensors end at byte 4995584424, the file at byte 4294967296",
+        "the tensors end at byte 4995584424, the file at byte 4995584424",
+    ),
+    _rule(
+        "header-too-long",
+        "the header is longer than readers accept",
+        """The first eight bytes of a safetensors file are the length of its header. The library reads at most 100 000 000 bytes; a model of millions of
+        tensors is cut into shards.""",
+        "one file with 2 000 000 tensors",
+        "20 files with 100 000 tensors each",
+    ),
+    _rule(
+        "header-entry",
+        "an entry of the header has the wrong form",
+        """Each tensor has a dtype (a text), a shape (a list of integers) and two data_offsets; `__metadata__` maps texts to texts. Readers refuse the file
+        otherwise.""",
+        '"x": {"dtype": "I8", "shape": "4", "data_offsets": [0, 4]}',
+        '"x": {"dtype": "I8", "shape": [4], "data_offsets": [0, 4]}',
+    ),
+    _rule(
+        "header-dtype",
+        "no reader knows the dtype",
+        """Safetensors has a fixed list of dtypes. Four-bit integers are not among them: checkpoints store them by value in int8, or packed into int8 or
+        int32.""",
+        '"x": {"dtype": "I4", "shape": [8, 64], "data_offsets": [0, 256]}',
+        '"x": {"dtype": "I8", "shape": [4, 64], "data_offsets": [0, 256]}',
+    ),
+    _rule(
+        "header-offsets",
+        "the offsets of a tensor lie outside the file",
+        "data_offsets are the first byte of a tensor and the one behind its last, counted from the end of the header.",
+        '"data_offsets": [1024, 512]',
+        '"data_offsets": [512, 1024]',
+    ),
+    _rule(
+        "header-size",
+        "the bytes of a tensor do not fit its dtype and shape",
+        "The product of the shape times the bytes of one element must be the length of the range. One of the three was changed without the others.",
+        '"x": {"dtype": "F16", "shape": [4], "data_offsets": [0, 16]}',
+        '"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}',
+    ),
+    _rule(
+        "header-overlap",
+        "two tensors share bytes",
+        "Each byte behind the header belongs to one tensor. Readers refuse a file whose ranges overlap, since one of them must be wrong.",
+        '"a": [0, 16] and "b": [12, 28]',
+        '"a": [0, 16] and "b": [16, 32]',
+    ),
+    _rule(
+        "header-hole",
+        "bytes that belong to no tensor",
+        "The tensors follow each other without holes, up to the last byte of the file. Readers refuse other files, since a hole may hide anything.",
+        '"a": [0, 16] and "b": [20, 36]',
+        '"a": [0, 16] and "b": [16, 32]',
+    ),
+    _rule(
+        "name-escapes",
+        "a file name inside JSON may lead out of the folder",
+        """Names in an index or a description come from whoever made the checkpoint. An absolute path, `..`, a backslash or a drive letter may name any file
+        of this machine; such a file is not opened.""",
+        '{"weight_map": {"lm_head.weight": "../other/model.safetensors"}}',
+        '{"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}',
+    ),
+    _rule(
+        "index-form",
+        "the index has no weight_map",
+        "`model.safetensors.index.json` maps each tensor to the file that holds it. Loaders stop at an index without this map.",
+        '{"metadata": {"total_size": 123}}',
+        '{"metadata": {"total_size": 123}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}',
+    ),
+    _rule(
+        "index-file-missing",
+        "the index names a file that is not there",
+        """vLLM reads those files of the index that it finds, and says nothing of the others: their parameters keep what was in memory.""",
+        "model-00001-of-00002.safetensors, and an index that names -00001 and -00002",
+        "both files",
+    ),
+    _rule(
+        "index-file-unread",
+        "the index names a file that loaders do not read",
+        """vLLM looks for `*.safetensors` of the folder itself, then keeps those that the index names. A file in a sub-folder, or of another kind, is never
+        found.""",
+        '{"weight_map": {"lm_head.weight": "shards/model-00001-of-00002.safetensors"}}',
+        '{"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}',
+    ),
+    _rule(
+        "index-tensor-missing",
+        "the index names a tensor that no file has",
+        """The tensor was renamed or left out when a shard was written again, or is in a file that the index does not name. Loaders leave the parameter
+        unfilled.""",
+        "an index with model.norm.weight, and headers without",
+        "the index written again from the headers",
+    ),
+    _rule(
+        "index-tensor-elsewhere",
+        "the index names the wrong file for a tensor",
+        "vLLM reads the files of the index whole and finds the tensor; readers that open the named file do not.",
+        "lm_head.weight: shard 1 in the index, shard 2 in the headers",
+        "lm_head.weight: shard 2 in both",
+    ),
+    _rule(
+        "index-tensor-unlisted",
+        "the index lacks a tensor of its own files",
+        "vLLM reads the files of the index whole and finds the tensor; readers that look tensors up by name do not.",
+        "a tensor added to a shard, and the old index",
+        "the index written again from the headers",
+    ),
+    _rule(
+        "shard-unlisted",
+        "the index does not name a file of the folder",
+        """Beside `model.safetensors.index.json`, loaders ignore the files that it does not name. That is an error where only such a file holds a tensor that
+        the model has, and a note where it holds nothing that is missed.""",
+        "model-00003-of-00003.safetensors, and an index that names -00001 and -00002",
+        "an index that names all three",
+    ),
+    _rule(
+        "shard-stray",
+        "loaders read a file that is not one of the model's",
+        """vLLM does not know the index of msModelSlim, and without an index it reads every `*.safetensors` of the folder. A shard that was left from another
+        run is loaded with the others.""",
+        "quant_model_weights-00001-of-00001.safetensors and backup.safetensors",
+        "quant_model_weights-00001-of-00001.safetensors and old/backup.safetensors",
+    ),
+    _rule(
+        "shard-missing",
+        "a shard of the series is not there",
+        "Shards are called `NAME-00001-of-00003.safetensors`. Without an index nothing but these names tells that one is missing.",
+        "model-00001-of-00003.safetensors and model-00003-of-00003.safetensors",
+        "model-00001-of-00003.safetensors, model-00002-of-00003.safetensors and model-00003-of-00003.safetensors",
+    ),
+    _rule(
+        "tensor-twice",
+        "two files hold a tensor of the same name",
+        "Loaders read both files, and whichever comes later overwrites the other without a word.",
+        "model.safetensors and model-copy.safetensors",
+        "model.safetensors",
+    ),
+    _rule(
+        "weights-missing",
+        "the folder holds no safetensors file",
+        "Loaders look in the folder itself, never in sub-folders. A path one level too high is the usual reason.",
+        "layoutdsl check models/",
+        "layoutdsl check models/Qwen3-8B-W8A8/",
+    ),
+    _rule(
+        "weights-not-safetensors",
+        "the weights are not in safetensors files",
+        "Pickled files (`.bin`, `.pt`) may run code when they are read, and have no header that says what they hold. They are not opened.",
+        "pytorch_model-00001-of-00002.bin",
+        "model-00001-of-00002.safetensors",
+    ),
+    _rule(
+        "description-name",
+        "the description is not under the name that loaders know",
+        "Old versions of msModelSlim put the scheme into the name. Loaders look for one name only, and take the model for a float one without it.",
+        "quant_model_description_w8a8_dynamic.json",
+        "quant_model_description.json",
+    ),
+    _rule(
+        "description-twice",
+        "two descriptions disagree",
+        "A `quantization_config` of config.json counts for some consumers, `quant_model_description.json` for others. A tensor must have one scheme.",
+        "lm_head.weight: FLOAT in one, W8A8 in the other",
+        "lm_head.weight: FLOAT in both, or one of the two removed",
+    ),
+    _rule(
+        "optional-missing",
+        "a file that the description names is not there",
+        "`optional` of a description names rotations in a sub-folder, which drafters read. A copy of the folder without its sub-folders lacks them.",
+        "cp model/* copy/",
+        "cp -r model copy",
+    ),
+)
+
+# ---- layers of a checkpoint -------------------------------------------------------------------------------------------------------------------------------
+
+CHECKPOINT_LAYERS = (
+    _rule(
+        "scheme-unknown",
+        "the checkpoint names a type that the consumer does not know",
+        """A description gives each weight the name of a scheme. vllm-ascend looks the name up, letter by letter, and stops with NotImplementedError when it
+        is not there. Writers of other versions spell some names differently.""",
+        '"model.layers.0.mlp.down_proj.weight": "W8A8_DYNAMC"',
+        '"model.layers.0.mlp.down_proj.weight": "W8A8_DYNAMIC"',
+    ),
+    _rule(
+        "scheme-unsupported",
+        "the consumer has no such scheme for this kind of layer, or on this device",
+        """A scheme is known for a kind of layer (linear, experts, attention), for some consumers and for some devices. The notes say who has it. What a spec
+        of the package does not describe cannot be checked either.""",
+        "W4A8_DYNAMIC of a linear layer, --consumer vllm-ascend-main",
+        "W4A8_DYNAMIC of a linear layer, --consumer vllm-ascend-0.23",
+    ),
+    _rule(
+        "format-unsupported",
+        "the format of the checkpoint is not read",
+        """`quant_method`, and for compressed-tensors the numbers and the format of a group, choose how the tensors are read. What no consumer reads, or what
+        it reads as something else without a word, is refused here: float8 weights taken for int8, an order of activations or zero points that are passed
+        over.""",
+        '"quantization_config": {"quant_method": "awq", "bits": 4}',
+        '"quantization_config": {"quant_method": "compressed-tensors", "format": "int-quantized"}',
+    ),
+    _rule(
+        "module-unsupported",
+        "no consumer has this module quantized",
+        """Embeddings look up rows, which no quantized method does. Heads of compressed-tensors, and heads on 310P, stay float. Experts that are stored in
+        one tensor are not loaded by the quantized methods, which want one tensor per expert and projection.""",
+        '"model.embed_tokens.weight": "W8A8_DYNAMIC"',
+        '"model.embed_tokens.weight": "FLOAT"',
+    ),
+    _rule(
+        "mixed-schemes",
+        "modules that are loaded into one have different schemes",
+        """Loaders put q, k and v into one parameter, gate and up into another, and all experts of a layer into two. A parameter has one dtype and one
+        layout, so its members must have one scheme. vllm-ascend stops with ValueError; of experts it asks only the first, and loads the others as if they
+        were like it.""",
+        "q_proj: W8A8_DYNAMIC, k_proj: W8A8_DYNAMIC, v_proj: FLOAT",
+        "q_proj: W8A8_DYNAMIC, k_proj: W8A8_DYNAMIC, v_proj: W8A8_DYNAMIC",
+    ),
+    _rule(
+        "module-incomplete",
+        "a member of a fused module is missing",
+        "Loaders fill one parameter with all members. The part of an absent one stays as it lay in memory, and mostly no error says so.",
+        "self_attn.q_proj, self_attn.v_proj",
+        "self_attn.q_proj, self_attn.k_proj, self_attn.v_proj",
+    ),
+    _rule(
+        "description-value",
+        "a value of the description has the wrong type",
+        "Schemes, formats and `version` are texts, `group_size` is an integer, groups and targets are mappings and lists. `1.0` is not equal to any version.",
+        '"version": 1.0',
+        '"version": "1.0.0"',
+    ),
+    _rule(
+        "description-missing",
+        "quantized tensors, and nothing says how",
+        """Without `quant_model_description.json` and without `quantization_config` a consumer builds a float model, and loads integers into it or stops at
+        the first scale that has no place.""",
+        "config.json  model.safetensors",
+        "config.json  model.safetensors  quant_model_description.json",
+    ),
+    _rule(
+        "description-key-missing",
+        "a quantized module that the description does not name",
+        """The key of a module's weight chooses its scheme; without it vllm-ascend stops with KeyError. Of experts only the keys of expert 0 are asked.
+        Scales of a quantized cache need their key as well: without it the layer's cache stays in 16 bits and the tensors have no place.""",
+        '"model.layers.0.self_attn.o_proj.weight_scale": "W8A8_DYNAMIC"',
+        '"model.layers.0.self_attn.o_proj.weight": "W8A8_DYNAMIC"',
+    ),
+    _rule(
+        "description-tensor-missing",
+        "the description names a module of which no file holds a tensor",
+        """A file was not copied, or the description is of another model. The consumer creates the parameters, and nothing fills them. For a float module
+        this is a warning; heads, drafts and vision towers may be left out.""",
+        '"model.layers.61.mlp.down_proj.weight": "W8A8", in a folder of 61 layers',
+        "the description of the model that the files hold",
+    ),
+    _rule(
+        "float-but-quantized",
+        "said to be float, stored quantized",
+        "The consumer creates a float weight and loads integers or 8-bit floats into it, converted value by value and without their scales.",
+        '"model.layers.0.mlp.down_proj.weight": "FLOAT", stored as int8 with weight_scale',
+        '"model.layers.0.mlp.down_proj.weight": "W8A8_DYNAMIC"',
+    ),
+    _rule(
+        "float-by-prefix",
+        "a float module whose name begins with this layer's name",
+        """vllm-ascend takes a layer that it does not fuse for float if any key of a FLOAT weight begins with the layer's name. So `mlp.gate` is float if
+        `mlp.gate_proj` is, whatever its own key says.""",
+        '"mlp.gate.weight": "W8A8_DYNAMIC", "mlp.gate_proj.weight": "FLOAT"',
+        '"mlp.gate.weight": "W8A8_DYNAMIC", "mlp.gate_proj.weight": "W8A8_DYNAMIC"',
+    ),
+    _rule(
+        "group-size-ignored",
+        "the consumer takes another group size than the weights have",
+        """For W4A16 of compressed-tensors nothing hands the group size to the scheme, which takes 32. The scales of other groups have another shape than it
+        declares.""",
+        '"strategy": "group", "group_size": 128',
+        '"strategy": "group", "group_size": 32',
+    ),
+    _rule(
+        "cache-type-missing",
+        "scales of a cache that nobody reads",
+        """Keys of single layers (`fa_k.scale`, `indexer.quant_type`, `k_proj.kv_cache_scale`) count only beside the key for the whole folder:
+        `fa_quant_type`, `indexer_quant_type`, and `kv_cache_type`, which must be C8.""",
+        '"model.layers.0.self_attn.k_proj.kv_cache_scale": "C8"',
+        '"kv_cache_type": "C8", "model.layers.0.self_attn.k_proj.kv_cache_scale": "C8"',
+    ),
+    _rule(
+        "config-pattern",
+        "a pattern that cannot be tried",
+        """A target that begins with `re:` is a regular expression of Python, tried on every module. One that repeats a group with a choice or a repetition
+        in it can take longer than anyone waits; it comes from the checkpoint, so it is refused.""",
+        "re:(.*_proj)*$",
+        "re:.*_proj$",
+    ),
+    _rule(
+        "method-differs",
+        "two formats describe the folder",
+        """A folder has a `quant_model_description.json` and a `quantization_config` of another method. Which of them counts depends on the consumer and on
+        `--quantization`.""",
+        'quant_model_description.json, and "quant_method": "compressed-tensors"',
+        "quant_model_description.json alone",
+    ),
+    _rule(
+        "not-quantized",
+        "nothing is quantized",
+        "A note: no layer of the folder has a scheme, so there is nothing to check but the files themselves.",
+        "layoutdsl check float-model",
+        "layoutdsl check float-model-w8a8",
+    ),
+)
+
+# ---- tensors of a checkpoint against its schemes ----------------------------------------------------------------------------------------------------------
+
+CHECKPOINT_FIT = (
+    _rule(
+        "partial-load",
+        "a loader would fill a part of a parameter only",
+        """Some loaders narrow the parameter to what the checkpoint holds, and say nothing. The rest stays as the memory was: finite numbers, other ones on
+        every start. So a parameter that is larger than what is stored, or than what a rank is handed, is an error even where it loads.""",
+        "o_proj.scale_bias: [7168, 1]    # of a row-parallel layer, which has [7168, 16]",
+        "o_proj.scale_bias: [7168, 16]",
+    ),
+    _rule(
+        "narrowing",
+        "loading rounds a tensor",
+        """A note: loaders copy into the dtype of the parameter. Writers store scales in float32 by design, and a model in bfloat16 keeps 8 of their 24
+        bits.""",
+        "weight_scale: float32    # loaded into bfloat16",
+        "weight_scale: bfloat16",
+    ),
+    _rule(
+        "config-contradicts-shapes",
+        "the stated config is not what the tensors are",
+        """`version` and `group_size` of a description are written by hand or by another tool than the tensors, and consumers believe them. Exactly one other
+        value fits every tensor of the layer; both are printed, with the key to correct. Where only some layers contradict, their tensors are wrong.""",
+        '"version": "0"        # with weight [2048, 4096] and weight_scale [4096, 1]: two rows in a byte',
+        '"version": "1.0.0"',
+    ),
+    _rule(
+        "fused-differ",
+        "the members of a fused module do not agree",
+        """Loaders put q, k and v side by side into one tensor, and gate and up. All must have the same inputs, the same group size and the same tensors; of a
+        tensor without outputs, such as a scale per tensor, the last one loaded stays.""",
+        "q_proj: weight_scale_second [4096, 16]\nk_proj: weight_scale_second [1024, 32]",
+        "q_proj: weight_scale_second [4096, 16]\nk_proj: weight_scale_second [1024, 16]",
+    ),
+    _rule(
+        "split-uneven",
+        "a size is no multiple of the number of ranks",
+        """Loaders give every rank the same number of outputs, inputs, heads or experts. Without expert parallelism the inner size of experts is split over all
+        data x tensor parallel ranks; with it the experts are dealt out, redundant ones included.""",
+        "layoutdsl check DIR -tp 3",
+        "layoutdsl check DIR -tp 4",
+    ),
+    _rule(
+        "topology-legal",
+        "the numbers of ranks over which every layer can be split",
+        """A note: the tensor parallel sizes from 1 to 32 for which no shard boundary cuts a packed word, a group or a tile, no requirement of a scheme is
+        broken, and loaders fill every parameter of every rank. Conditions of use of the kernels are not counted; they are warnings.""",
+        "layoutdsl check DIR -tp 32",
+        "layoutdsl check DIR",
     ),
 )
 
@@ -1772,6 +2220,9 @@ GROUPS: dict[str, tuple[Rule, ...]] = {
     "running": RUNTIME,
     "verify": VERIFY,
     "command line": COMMANDS,
+    "files of a checkpoint": CHECKPOINT_FILES,
+    "layers of a checkpoint": CHECKPOINT_LAYERS,
+    "tensors of a checkpoint": CHECKPOINT_FIT,
 }
 
 RULES: dict[str, Rule] = {rule.code: rule for group in GROUPS.values() for rule in group}

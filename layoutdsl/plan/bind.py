@@ -35,7 +35,7 @@ def bind(plan: Plan, sizes: Mapping[str, int]) -> Plan:
     """
     check_sizes(plan, sizes)
     known = {name: sizes[name] for name in plan.sizes}
-    _raise(_failed_requirements(plan, known))
+    _raise(failed_requirements(plan, known))
     bound = _evaluated(replace(plan, forward="external"), known)
     _check(bound)
     return replace(bound, forward=_forward(plan, known))
@@ -107,9 +107,10 @@ def _holds(test: SizeExpr, sizes: Mapping[str, int]) -> bool:
         return False  # what cannot be computed for these sizes does not hold for them
 
 
-def _failed_requirements(plan: Plan, sizes: Mapping[str, int]) -> Iterable[Diagnostic]:
+def failed_requirements(plan: Plan, sizes: Mapping[str, int]) -> Iterable[Diagnostic]:
+    """A ``requirement-failed`` for every requirement that these sizes do not meet; what speaks of others is left out."""
     for condition in plan.require:
-        if not _holds(condition.test, sizes):
+        if names_in(condition.test) <= sizes.keys() and not _holds(condition.test, sizes):
             yield Diagnostic(
                 code="requirement-failed",
                 message=f"the scheme needs {condition.text}, which these sizes do not meet",

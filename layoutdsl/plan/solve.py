@@ -39,6 +39,13 @@ def solve_sizes(plan: Plan, shapes: Mapping[str, Shape], known: Mapping[str, int
 
     Raises: DiagnosticError with ``tensor-shape`` (a rank, or extents of two tensors that contradict each other) or ``size-unsolved``.
     """
+    sizes = known_sizes(plan, shapes, known)
+    _refuse_unsolved(plan, sizes, shapes)
+    return {name: sizes[name] for name in plan.sizes}
+
+
+def known_sizes(plan: Plan, shapes: Mapping[str, Shape], known: Mapping[str, int] | None = None) -> dict[str, int]:
+    """As ``solve_sizes``, without the sizes that these shapes leave open. Raises: DiagnosticError with ``tensor-shape``."""
     observations = [observation for node in plan.inputs if node.name in shapes for observation in _observed(node, shapes[node.name])]
     sizes: dict[str, int] = dict(known or {})
     origin: dict[str, _Observation] = {}
@@ -52,9 +59,7 @@ def solve_sizes(plan: Plan, shapes: Mapping[str, Shape], known: Mapping[str, int
             if solved is not None:
                 name, value = solved
                 sizes[name], origin[name], progress = value, observation, True
-    sizes |= _stated(plan, sizes)
-    _refuse_unsolved(plan, sizes, shapes)
-    return {name: sizes[name] for name in plan.sizes}
+    return sizes | _stated(plan, sizes)
 
 
 def _stated(plan: Plan, known: Mapping[str, int]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import layoutdsl
+from layoutdsl.bundled import bundled
+from layoutdsl.checkpoint.headers import DTYPES
 from layoutdsl.cli.describe import boxes
 from layoutdsl.cli.output import WIDTH
+from tests.checkpoint.folders import scheme_tensors
 from tests.cli.conftest import Cli
 from tests.golden.recorded import FILES, recorded
 
@@ -142,3 +146,84 @@ def test_agrees_with_the_plan(cli: Cli) -> None:
     ran = cli("describe", "W4A8_DYNAMIC.linear", "--set", "group_size=64", "--sizes", "input_size=128", "output_size=64")
     for name, parameter in plan.parameters.items():
         assert " ".join(row(ran.out, name)[2:4]) == str(list(parameter.shape))
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_every_spec_is_described(cli: Cli, name: str) -> None:
+    """For people and for machines, and both say the same."""
+    text, ran = cli("describe", name), cli("describe", name, "--format", "json")
+    assert (text.code, ran.code) == (0, 0), text
+    assert all(len(line) <= WIDTH for line in text.out.splitlines()[1:])
+    assert "+ 30)" not in text.out and "+ 24)" not in text.out  # a number of groups, as the proofs know it
+    found = json.loads(ran.out)
+    shown = " ".join(text.out.split())
+    for table in found["tables"]:
+        assert len(table["parameters"]) > 0
+        for parameter in table["parameters"]:
+            assert f"{parameter['name']} {parameter['dtype']} [{', '.join(map(str, parameter['shape']))}]" in shown
+            assert len(parameter["files"]) in (1, 2)
+            if parameter["element"] in ("int4", "uint4", "e2m1", "e8m0"):
+                assert any("value" in note or "code" in note for note in parameter["notes"])
+
+
+EXPERT_SIZES = {"num_experts": 2, "intermediate_size_per_partition": 1024, "hidden_size": 512}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "config"),
+    [
+        *[
+            (scheme, "model.layers.0.mlp.down_proj", {})
+            for scheme in ("W8A8_DYNAMIC", "W8A8", "W8A16", "W4A4_DYNAMIC", "W8A8_MXFP8", "W4A8_MXFP", "W4A4_MXFP4")
+        ],
+        ("W4A8_DYNAMIC", "model.layers.0.mlp.down_proj", {"version": "1.0.0", "group_size": 256, "layer_type": "row"}),
+        ("W4A8_DYNAMIC", "model.layers.0.mlp.up_proj", {"version": "1.0.0", "group_size": 256, "layer_type": "column"}),
+        ("W4A8_DYNAMIC", "model.layers.0.mlp.down_proj", {"version": "0", "group_size": 256}),
+        *[(scheme, f"model.layers.0.mlp.experts.0.{m}_proj", {}) for scheme in ("W8A8_DYNAMIC", "W8A8_MXFP8", "W4A8_MXFP") for m in ("gate", "down")],
+        *[("W4A8_DYNAMIC", f"model.layers.0.mlp.experts.0.{m}_proj", {"version": "1.0.0", "group_size": 256}) for m in ("up", "down")],
+        ("W4A8_DYNAMIC", "model.layers.0.mlp.experts.0.down_proj", {"version": "1.0.0", "group_size": 0}),
+    ],
+)
+def test_files_are_those_of_the_formats(cli: Cli, scheme: str, module: str, config: dict[str, object]) -> None:
+    """Names, dtypes and shapes in files against the rules of the format, which the makers of test folders have from elsewhere."""
+    experts = ".experts." in module
+    n, k = (512, 1024) if module.endswith("down_proj") else (1024, 512)
+    sizes = EXPERT_SIZES if experts else {"output_size": n, "input_size": k}
+    options = [f"--set={key}={value}" for key, value in {"device": "a5" if "MX" in scheme else "a2", **config}.items()]
+    options += [f"--sizes={key}={value}" for key, value in sizes.items()]
+    ran = cli("describe", scheme, "--layer", "moe" if experts else "linear", *options, "--format", "json")
+    assert ran.code == 0, ran
+    (table,) = json.loads(ran.out)["tables"]
+    prefix = "experts.{e}." + module.rpartition(".")[2] + "." if experts else ""
+    found = {
+        file["name"].removeprefix(prefix): (parameter["file_dtype"], tuple(file["shape"]))
+        for parameter in table["parameters"]
+        if parameter["required"] or parameter["default"] == 0
+        for file in parameter["files"]
+        if file["name"].startswith(prefix)
+    }
+    made = scheme_tensors(scheme, module, n, k, int(config.get("group_size", 256)), str(config.get("version", "1.0.0")), "bfloat16")
+    wanted = {name: (DTYPES[tensor.dtype][0], tensor.shape) for name, tensor in made.items()}
+    assert found == wanted
+
+
+def test_shapes_of_one_rank_are_no_shapes_of_files(cli: Cli) -> None:
+    ran = cli("describe", "W4A8_DYNAMIC.moe", "--set", "tp_size=4", "--set", "version=1.0.0", "--format", "json")
+    bias = next(p for p in json.loads(ran.out)["tables"][0]["parameters"] if p["name"] == "w2_scale_bias")
+    assert bias["shape"][2] == 4 and bias["files"] == [{"name": "experts.{e}.down_proj.scale_bias", "shape": None}]
+
+
+def test_a_spec_for_float16_alone(cli: Cli) -> None:
+    ran = cli("describe", "W8A8S.linear")
+    assert ran.code == 0 and "with params_dtype = float16" in ran.out
+    assert row(ran.out, "deq_scale")[1] == "int64"
+
+
+def test_axes_that_nothing_mentions_are_left_out(cli: Cli) -> None:
+    assert "S = 16" not in cli("describe", "W4A8_DYNAMIC.linear").out
+    assert "H = as stored, else num_kv_heads" in cli("describe", "C8.attention").out
+
+
+def test_findings_as_json_stay_findings(cli: Cli) -> None:
+    ran = cli("describe", "W4A8_DYNAMIC.linear", "--sizes", "output_size=7", "--format", "json")
+    assert ran.code == 1 and {finding["code"] for finding in json.loads(ran.out)} == {"requirement-failed"}
