@@ -194,9 +194,9 @@ def _stored(cases: Sequence[Case]) -> Iterator[list[str]]:
 
 def _meant(text: str) -> str:
     """A formula, an invariant, or the reason why there is no formula."""
-    if " = " in text and not text.startswith("none"):
-        return code(text)
-    return f"{code(text.removeprefix('always: '))} in every checkpoint" if text.startswith("always: ") else prose(text)
+    if text.startswith("always: "):
+        return f"{code(text.removeprefix('always: '))} in every checkpoint"
+    return code(text) if " = " in text and not text.startswith("none") else prose(text)
 
 
 def _parameters(sheet: Sheet) -> Iterator[Cells]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "validate": "is a spec right, for all sizes and in every configuration",
     "verify": "do the kernels compute what a spec says its tensors mean: numerically, on a CPU",
     "check": "does a checkpoint folder hold what its schemes say, and over how many ranks can it be split",
+    "diff": "how far two checkpoints of one model are apart, tensor by tensor, by what their tensors mean",
     "apply": "run a plan on the tensors of one layer: safetensors to safetensors",
     "explain": "the pipeline of a spec step by step, or the page of a rule, an op or a kernel",
     "describe": "the tensors that a checkpoint must hold",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from layoutdsl.checkpoint.plans import Plans
     from layoutdsl.checkpoint.topology import Topology
 
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 TOPOLOGY = ("tensor_parallel_size", "data_parallel_size", "enable_expert_parallel", "expert_placement", "redundant_experts")
 MOST_RANKS = 65536
 DTYPES = ("bfloat16", "float16")
@@ -36,13 +37,15 @@ def options(parser: Parser) -> None:
     parser.add_argument("--expert-placement", metavar="linear|round_robin", help="which experts a rank gets; their tensors are the same")
     parser.add_argument("--redundant-experts", metavar="N", help="experts that are held twice")
     parser.add_argument("--layers", metavar="GLOB", help="only layers of such names, as `model.layers.3.*`")
+    parser.add_argument("--data", action="store_true", help="read the values as well, once")
+    parser.add_argument("--max-memory", metavar="SIZE", default="1GiB", help="for the values (default: 1GiB)")
     parser.add_argument("--notes", action="store_true", help="print notes as well as errors and warnings")
     add_format(parser)
 
 
 def run(arguments: Namespace) -> int:
-    texts = config_texts(arguments)
-    consumer, device = _named(arguments, texts)
+    texts, budget = config_texts(arguments), bytes_of(arguments.max_memory)
+    consumer, device = named(arguments, texts)
     asked = _asked(arguments, texts)
     from layoutdsl.checkpoint.fit import Fit
     from layoutdsl.checkpoint.folder import read_folder
@@ -54,18 +57,24 @@ def run(arguments: Namespace) -> int:
     folder = read_folder(Path(arguments.folder))
     layers, found = layers_of(folder, consumer, device)
     layers = _chosen(layers, arguments.layers)
-    plans = Plans(consumer, device, _params_dtype(folder, texts))
+    plans = Plans(consumer, device, params_dtype_of(folder, texts))
     layers = _configured(layers, texts, plans)
     fit = Fit(plans, _count(folder, "num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts") or None)
     findings = [*folder.findings, *found, *_not_lost(fit.findings(layers), folder), *disagreements(layers, fit)]
     findings += _split(fit, layers, folder, asked)
+    if arguments.data:
+        from layoutdsl.checkpoint.values import check_values
+
+        held = {tensor.name for layer in layers for parts in layer.stored.values() for tensor in parts.values()}
+        others = [] if arguments.layers else [tensor for tensor in folder.tensors.values() if tensor.name not in held]
+        findings += check_values(layers, consumer, device, max_memory=budget, progress=output.log, params_dtype=plans.params_dtype, others=others)
     return _report(fold(findings), folder, layers, arguments)
 
 
 # ---- the command line -------------------------------------------------------------------------------------------------------------------------------------
 
 
-def _named(arguments: Namespace, texts: dict[str, str]) -> tuple[str, str]:
+def named(arguments: Namespace, texts: dict[str, str]) -> tuple[str, str]:
     from layoutdsl.compiler.consumers import CONSUMERS, DEFAULT_CONSUMER, DEVICE_ALIASES, DEVICES
 
     consumer = arguments.consumer or texts.pop("consumer", DEFAULT_CONSUMER)
@@ -100,6 +109,13 @@ def _whole(option: str, text: str, least: int = 1) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", text) or not least <= int(text) <= MOST_RANKS:
         raise Usage(f"`{option} {text}`: `{text}` is not a whole number from {least} to {MOST_RANKS}")
     return int(text)
+
+
+def bytes_of(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12})\s*([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if match is None:
+        raise Usage(f"`--max-memory {text}` is not a size such as 4GiB")
+    return int(match[1]) * UNITS[match[2].upper()]
 
 
 def _chosen(layers: list[Layer], glob: str | None) -> list[Layer]:
@@ -140,7 +156,7 @@ def _count(folder: Folder, *names: str) -> int:
     return next((value for value in found if type(value) is int and 0 < value < 2**31), 0)
 
 
-def _params_dtype(folder: Folder, texts: dict[str, str]) -> str:
+def params_dtype_of(folder: Folder, texts: dict[str, str]) -> str:
     """What the command line says, else ``config.json``. Raises: Usage."""
     given = texts.pop("params_dtype", "").removeprefix("torch.")
     if given and given not in DTYPES:

@@ -2202,6 +2202,107 @@ CHECKPOINT_FIT = (
     ),
 )
 
+# ---- values of a checkpoint -------------------------------------------------------------------------------------------------------------------------------
+
+CHECKPOINT_VALUES = (
+    _rule(
+        "values-not-finite",
+        "a stored tensor holds NaN or infinities",
+        """A scale that is NaN makes its outputs NaN, and through the next layer all others. Of e8m0, byte 255 is NaN; of e4m3, 0x7F and 0xFF are.""",
+        "weight_scale: [0.011, nan, 0.009]",
+        "weight_scale: [0.011, 0.010, 0.009]",
+    ),
+    _rule(
+        "scale-value",
+        "a scale is zero, denormal or negative",
+        """A scale is what the spec's `value` multiplies a weight with or divides it by. Zero loses what it scales; a denormal has lost digits, and devices may
+        take it for zero (assumed); writers make scales of magnitudes, so a negative one is most likely another tensor's bytes. The smallest e8m0, 2**-127, is
+        right for a block of zeros only. Denormal in float16, negative without `range: positive`, and 2**-127 are warnings.""",
+        "weight_scale: [0.011, 0.0, -0.009]",
+        "weight_scale: [0.011, 0.010, 0.009]",
+    ),
+    _rule(
+        "values-range",
+        "stored values are outside of what the spec says of them",
+        """An int4 that is stored by value goes from -8 to 7; a tensor with `range: positive` or `range: power_of_two` keeps that; the upper bits of a word that
+        carries a narrower element are its sign or zeros. Values outside are packed bytes taken for values, or another tensor's.""",
+        "weight: int8 from -128 to 127 where the scheme stores int4 by value",
+        "weight: int8 from -8 to 7",
+    ),
+    _rule(
+        "values-constant",
+        "a weight, or a row of it, holds one value",
+        """No training makes a row of equal weights. It was never written, or the scale is so large that everything was rounded to it. A row of zeros may be
+        padding, or pruned on purpose. Rows shorter than 16 stored words are not looked at.""",
+        "weight[5, :]: 3, 3, 3, 3, ...",
+        "weight[5, :]: 3, -7, 0, 2, ...",
+    ),
+    _rule(
+        "invariant-broken",
+        "stored tensors contradict one another",
+        """The spec's `invariants` say which tensors follow from others: `scale_bias` is eight times a sum of the weights, `deq_scale` the product of two
+        scales. Where they do not fit, one of them is of another quantization, layer or expert, or the bytes of the weight are in another order. Rounding of
+        the factors in the dtypes on disk is allowed for. A scheme without a redundant tensor shows neither exchanged experts nor exchanged nibbles: compare
+        such a folder with `layoutdsl diff`.""",
+        "scale_bias of the last calibration beside the weight of this one",
+        "scale_bias = 8 * (weight * scale).sum(-1), written together with the weight",
+    ),
+    _rule(
+        "memory-budget",
+        "the values of a tensor do not fit into the budget",
+        """Weights are read block by block, whatever their size; scales, and weights that do not lie by rows of outputs, are held. What needs more than
+        `--max-memory` is left out, and said.""",
+        "layoutdsl check DIR --data --max-memory 1M",
+        "layoutdsl check DIR --data --max-memory 256M",
+    ),
+    _rule(
+        "file-changed",
+        "bytes that the header promises cannot be read",
+        """The header was read, and later the file ends before its tensors, or the disk fails. Nothing is known of their values.""",
+        "a copy into the folder goes on while it is checked",
+        "layoutdsl check DIR --data, after the copy",
+    ),
+    _rule(
+        "diff-unmatched",
+        "only one of two checkpoints has a tensor",
+        """Tensors are matched by their names in the files, of a quantized module by the name of its weight. A name on one side alone is another model, another
+        writer's spelling, or a module that was forgotten.""",
+        "model.layers.3.mlp.up_proj.weight in A alone",
+        "model.layers.3.mlp.up_proj.weight in both",
+    ),
+    _rule(
+        "diff-undecoded",
+        "a quantized module cannot be decoded",
+        """Its tensors do not have the shapes of its scheme, so nobody can say what it means; or its scheme says nothing of its values, as compressed bytes
+        do.""",
+        "weight_scale of [4096, 7] where the scheme stores [4096, 8]",
+        "weight_scale of [4096, 8]",
+    ),
+    _rule(
+        "diff-shape",
+        "a tensor has other shapes in two checkpoints",
+        "Only tensors of one shape have a difference. Decoded weights are outputs by inputs, whatever packs them.",
+        "[1024, 4096] in A, [4096, 1024] in B",
+        "[1024, 4096] in both",
+    ),
+    _rule(
+        "values-differ",
+        "a tensor differs by more than was allowed",
+        """The signal-to-noise ratio, 10 * log10(sum of squares / sum of squared differences), is below `--min-sqnr`, or one of the two holds NaN. int8 weights
+        with a scale per output lie about 40 dB from the float model, int4 weights in groups of 128 about 20 dB (assumed, for normally distributed weights).
+        A module far below its neighbours has the wrong bytes: a wrong group size, exchanged experts or nibbles end near 0 dB.""",
+        "SQNR -2.9 dB among others of 20 dB",
+        "SQNR 20.3 dB",
+    ),
+    _rule(
+        "tensor-difference",
+        "how far a tensor is apart in two checkpoints",
+        "One row of the table of `layoutdsl diff`, in formats that know findings only. It is a note, never an error.",
+        "read the table with --format text",
+        "read it from --format json: SQNR, the largest error, its place",
+    ),
+)
+
 # ---- all --------------------------------------------------------------------------------------------------------------------------------------------
 
 GROUPS: dict[str, tuple[Rule, ...]] = {
@@ -2223,6 +2324,7 @@ GROUPS: dict[str, tuple[Rule, ...]] = {
     "files of a checkpoint": CHECKPOINT_FILES,
     "layers of a checkpoint": CHECKPOINT_LAYERS,
     "tensors of a checkpoint": CHECKPOINT_FIT,
+    "values of a checkpoint": CHECKPOINT_VALUES,
 }
 
 RULES: dict[str, Rule] = {rule.code: rule for group in GROUPS.values() for rule in group}

@@ -237,6 +237,18 @@ def test_some_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(check(folder, "--layers", "*.mlp.*")) == 1
 
 
+def test_values_are_read_on_request(found: Callable[..., list[dict[str, Any]]]) -> None:
+    """A scale of zeros is right as far as headers go."""
+    draft = modelslim(layers=1).fill()
+    name = ATTENTION + "q_proj.weight_scale"
+    assert [finding["code"] for finding in found(draft)] == ["topology-legal"]
+    draft.tensors[name] = Tensor("BF16", draft.tensors[name].shape)
+    assert [finding["code"] for finding in found(draft)] == ["topology-legal"]
+    findings = found(draft, "--data", "--max-memory", "64MiB")
+    assert name in [finding["file"] for finding in findings if finding["severity"] == "error"]
+    assert name not in [finding["file"] for finding in found(draft, "--data", "--layers", "*.mlp.*")]
+
+
 USAGE = [
     ([], "missing: DIR"),
     (["DIR", "--consumer", "vllm"], "`--consumer vllm` is not known"),
@@ -244,6 +256,7 @@ USAGE = [
     (["DIR", "-tp", "0"], "`-tp 0`: `0` is not a whole number from 1 to 65536"),
     (["DIR", "--redundant-experts", "-1"], "`--redundant-experts -1`: `-1` is not a whole number from 0"),
     (["DIR", "--expert-placement", "random"], "neither `linear` nor `round_robin`"),
+    (["DIR", "--max-memory", "much"], "`--max-memory much` is not a size such as 4GiB"),
     (["DIR", "--layers", "layers.9.*"], "no quantized layer is called `layers.9.*`; there are `model.layers.0.self_attn.q_proj`"),
     (["DIR", "--set", "grop_size=1"], "no scheme of this folder reads `grop_size`"),
     (["DIR", "--params-dtype", "float8"], "`--params-dtype float8` is neither bfloat16 nor float16"),

@@ -1,0 +1,131 @@
+"""What the tensors of a unit mean, a block of rows at a time: its weight streamed from the file, everything else held.
+
+Between ``units`` and ``reading`` on one side, ``values`` and ``diff`` on the other.
+
+Invariants: every byte of a unit is read once; a block is as large as the caller says, in whole steps of the unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from threading import local
+from typing import Any, TypeVar
+
+import numpy as np
+
+from layoutdsl.checkpoint.evaluate import Run, Scope, program
+from layoutdsl.checkpoint.numbers import Array, Reader, scratch
+from layoutdsl.checkpoint.reading import Rows, whole
+from layoutdsl.checkpoint.units import Meaning, Unit
+from layoutdsl.plan.model import Digit, TensorType
+from layoutdsl.syntax.tree import Entry, Expr
+
+Watch = Callable[[str, Array], None]
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Programs:
+    """What is made once per thread for all units of one meaning: programs hold buffers."""
+
+    _local: local = field(default_factory=local)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        known: dict[Any, Any] = self._local.__dict__.setdefault("known", {})
+        if key not in known:
+            known[key] = make()
+        found: T = known[key]
+        return found
+
+    def of(self, body: Expr, entries: Sequence[Entry], scope: Scope, key: Any) -> Run:
+        """The program of an expression; ``key`` stands for its scope. Raises: Unsupported."""
+        return self.once((id(body), key), lambda: program(body, entries, scope))
+
+
+def rows_of(meaning: Meaning, unit: Unit, block: int) -> Rows:
+    """The weight of a unit in blocks of about so many bytes; in one block where its rows are not of one axis."""
+    rows = Rows.of(unit.tensors[meaning.weight], meaning.step // meaning.packed_rows if meaning.row_axis else 1, block)
+    return rows if meaning.row_axis else rows.by(rows.count)
+
+
+def held_arrays(unit: Unit, meaning: Meaning, done: Callable[[int], None], watch: Watch | None = None) -> dict[str, Array]:
+    """Everything but the weight, in float64. watch: is shown the bytes of each tensor."""
+    found = {}
+    for name in meaning.kinds:
+        if name != meaning.weight:
+            raw = whole(unit.tensors[name], done)
+            if watch is not None:
+                watch(name, raw)
+            found[name] = meaning.readers[name](raw, np.float64)
+    return found
+
+
+def cut(arrays: Mapping[str, Array], meaning: Meaning, first: int, count: int) -> dict[str, Array]:
+    """Of every array what belongs to these rows."""
+    found = {}
+    for name, array in arrays.items():
+        base = meaning.row_bases.get(name)
+        found[name] = array if base is None else array[first // base : -(-(first + count) // base)]
+    return found
+
+
+def rows_kind(meaning: Meaning, count: int) -> TensorType:
+    """The type of so many rows of the weight's words; of all of them where they are not of one axis."""
+    kind = meaning.kinds[meaning.weight]
+    place = next((place for place, dim in enumerate(kind.dims) if any(digit.ext != 1 for digit in dim)), None)
+    if place is None or not meaning.row_axis:
+        return kind
+    dims = [*kind.dims]
+    dims[place] = tuple(digit if digit.ext == 1 else Digit(digit.axis, digit.div, count) for digit in dims[place])
+    return replace(kind, dims=tuple(dims))
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The results of ``value`` of one unit in float32, block by block. memory: a name for the memory that they are in, until the next block."""
+
+    unit: Unit
+    meaning: Meaning
+    programs: Programs
+    memory: str = "decoded"
+
+    @property
+    def step(self) -> int:
+        """How many rows of the results a block must be a multiple of; all of them where the weight does not lie by rows of outputs."""
+        meaning = self.meaning
+        outputs = next((axis for axis in meaning.axes(next(iter(meaning.results))) if axis not in meaning.expert_axes), "")
+        return meaning.step if meaning.row_axis and meaning.row_axis == outputs else max(meaning.rows, 1)
+
+    def blocks(self, rows: int, done: Callable[[int], None], names: Sequence[str] = ()) -> Iterator[dict[str, Array]]:
+        """These results, or all, over the next so many rows, valid until the next block. rows: a multiple of ``step``. Raises: DiagnosticError, Unsupported."""
+        meaning, names = self.meaning, tuple(names) or tuple(self.meaning.results)
+        held, packed = held_arrays(self.unit, meaning, done), meaning.packed_rows
+        stream = rows_of(meaning, self.unit, 1)
+        stream = stream.by(-(-rows // packed)) if meaning.row_axis else stream
+        for first, raw in stream.blocks(done):
+            count = raw.size // stream.size
+            block = self.programs.once((id(meaning), count, names, self.memory), lambda count=count: self._block(count, names))  # type: ignore[misc]
+            arrays = cut(held, meaning, first * packed, count * packed)
+            room = scratch(self.memory, prod(block.reader.shape.counts), np.float32)
+            arrays[meaning.weight] = block.reader(raw, np.float32, room)
+            yield {name: run(arrays).reshape(shape) for name, (run, shape) in block.results.items()}
+
+    def _block(self, count: int, names: Sequence[str]) -> _Block:
+        meaning, rows = self.meaning, count * self.meaning.packed_rows
+        results = {}
+        for name in names:
+            scope = meaning.scope(rows if meaning.row_axis else None, dtype=np.float32, memory=f"{self.memory} {name}")
+            extents = zip(meaning.axes(name), meaning.loops(name, scope))
+            shape = tuple(extent for axis, extent in extents if axis not in meaning.expert_axes)
+            results[name] = (program(meaning.results[name].body, meaning.results[name].entries, scope), shape)
+        return _Block(Reader.of(rows_kind(meaning, count), meaning.row_axis), results)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """What blocks of so many rows need. results: by name the program and the shape, without the axis of experts."""
+
+    reader: Reader
+    results: Mapping[str, tuple[Run, tuple[int, ...]]]

@@ -1,0 +1,390 @@
+"""Two checkpoints of one model, quantized or float, compared by ``value``: what each weight is, whatever carries it.
+
+Beside ``values``, after ``layers``. A quantized module is decoded by its spec, a block of rows at a time; a float tensor is itself.
+
+Invariants: modules are matched by the names of the files, experts one by one; memory stays within the budget; nothing is rounded but to float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf, lcm, log10, nan, prod
+from typing import Union
+
+import numpy as np
+
+from layoutdsl.checkpoint.decoded import Decoded, Programs
+from layoutdsl.checkpoint.model import Layer, StoredTensor
+from layoutdsl.checkpoint.numbers import Array, Reader, scratch
+from layoutdsl.checkpoint.plans import Plans
+from layoutdsl.checkpoint.reading import BLOCK, Progress, Rows, Work, flat, side_by_side, size_text
+from layoutdsl.checkpoint.units import Meaning, Unit, Units
+from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.ir.dtypes import STORAGES
+from layoutdsl.plan.model import Digit, TensorType
+from layoutdsl.syntax.document import NoValue
+
+ELEMENTS_AT_ONCE = 1 << 18
+"""Numbers that are compared at once: in float32 they stay in the cache of a core."""
+OVERHEAD = 10 * 4 * ELEMENTS_AT_ONCE
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One side. tensors: all that its files hold. layers: its quantized layers, found for this consumer and device. params_dtype: of the model."""
+
+    tensors: Mapping[str, StoredTensor]
+    layers: Sequence[Layer]
+    consumer: str
+    device: str
+    params_dtype: str = "bfloat16"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far apart two tensors are. sqnr: signal to noise in dB, infinite for equal ones, NaN where one holds no number. error: the largest, absolute, and its
+    place. schemes: what carries the tensor on either side."""
+
+    name: str
+    sqnr: float
+    error: float
+    place: tuple[int, ...]
+    shape: tuple[int, ...]
+    schemes: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A tensor that is what it stores."""
+
+    tensor: StoredTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def scheme(self) -> str:
+        return self.tensor.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """One result of ``value`` of a unit."""
+
+    unit: Unit
+    result: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return _meaning(self).shape(self.result)
+
+    @property
+    def scheme(self) -> str:
+        return self.unit.layer.scheme
+
+
+Source = Union[Plain, Quantized]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What one side has, by the name that it has in a float model. optional: what the other side need not have. undecoded: modules that do not fit their
+    specs."""
+
+    found: Mapping[str, Source]
+    optional: frozenset[str]
+    undecoded: Mapping[str, str]
+
+    def only(self, wanted: Callable[[str], bool]) -> Sources:
+        found = {name: source for name, source in self.found.items() if wanted(name)}
+        return Sources(found, self.optional, {name: scheme for name, scheme in self.undecoded.items() if wanted(name)})
+
+
+def diff(
+    a: Model,
+    b: Model,
+    *,
+    max_memory: int,
+    progress: Callable[[str], None],
+    min_sqnr: float | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,
+) -> tuple[list[Difference], list[Diagnostic]]:
+    """Every tensor that both sides have, worst first; and what is wrong: tensors that only one has, shapes that differ, SQNR below ``min_sqnr``.
+
+    The signal is the float side's; of two quantized or two float ones, a's. max_memory: bytes for buffers. wanted: of the names of tensors, as a float model
+    has them.
+    """
+    ours, theirs = (sources(model, Units(Plans(model.consumer, model.device, model.params_dtype))).only(wanted) for model in (a, b))
+    findings = [*_unmatched(ours, theirs, "the first", "the second"), *_unmatched(theirs, ours, "the second", "the first")]
+    pairs = [_Pair(name, source, theirs.found[name]) for name, source in ours.found.items() if name in theirs.found]
+    findings += [pair.misshapen() for pair in pairs if pair.one.shape != pair.other.shape]
+    jobs = _jobs(pair for pair in pairs if pair.one.shape == pair.other.shape and 0 not in pair.one.shape)
+    findings += [job.too_large(max_memory) for job in jobs if job.needs > max_memory]
+    jobs = sorted((job for job in jobs if job.needs <= max_memory), key=lambda job: job.place)
+    programs, said = Programs(), Progress(progress, sum(job.size for job in jobs))
+    rows: list[Difference] = []
+    for found, faults in side_by_side([Work(partial(_compared, job, said.done, programs), job.needs) for job in jobs], max_memory):
+        rows += found
+        findings += faults
+    rows.sort(key=lambda row: (row.sqnr if row.sqnr == row.sqnr else -inf, -row.error, row.name))
+    return rows, [*findings, *_too_far(rows, min_sqnr)]
+
+
+# ---- sides ----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def sources(model: Model, units: Units) -> Sources:
+    """What a side has."""
+    found: dict[str, Source] = {}
+    optional: set[str] = set()
+    undecoded: dict[str, str] = {}
+    taken: set[str] = set()
+    for layer in model.layers:
+        taken |= {tensor.name for parts in layer.stored.values() for tensor in parts.values()}
+        for unit in units.of(layer):
+            meaning = unit.meaning
+            if meaning is not None and meaning.weight:
+                for result in meaning.results:
+                    whole = len(meaning.shape(result)) == 2
+                    name = f"{unit.name}.{'weight' if whole else 'bias'}"
+                    found[name] = Quantized(unit, result)
+                    # A folded bias is there even for a layer without one.
+                    optional |= set() if whole else {name}
+            elif _has_value(unit, units):
+                undecoded |= {f"{unit.name}.weight": layer.scheme for tensor in unit.tensors.values() if tensor.name.rpartition(".")[2].startswith("weight")}
+                plain = {tensor.name: tensor for tensor in unit.tensors.values() if tensor.name.endswith(".bias")}
+                found |= {name: Plain(tensor) for name, tensor in plain.items()}
+            else:
+                found |= {tensor.name: Plain(tensor) for tensor in unit.tensors.values()}
+                optional |= {tensor.name for tensor in unit.tensors.values()}
+    rest = {name: Plain(tensor) for name, tensor in model.tensors.items() if name not in taken and tensor.dtype in STORAGES}
+    undecoded = {name: scheme for name, scheme in undecoded.items() if name not in found}
+    return Sources({**rest, **found}, frozenset(optional), undecoded)
+
+
+def _has_value(unit: Unit, units: Units) -> bool:
+    try:
+        return not isinstance(units.plans.spec(unit.layer.scheme, unit.layer.kind).document.value, NoValue)
+    except DiagnosticError:
+        return True
+
+
+def _unmatched(ours: Sources, theirs: Sources, here: str, there: str) -> Iterator[Diagnostic]:
+    for name, source in ours.found.items():
+        if name not in theirs.found and name not in theirs.undecoded and name not in ours.optional:
+            message = f"only {here} checkpoint has this tensor"
+            notes = (f"it is {source.scheme}{list(source.shape)} there; {there} has no tensor of this name",)
+            helps = ("compare checkpoints of one model; experts that are stacked in one float tensor are not matched with single ones",)
+            yield Diagnostic(code="diff-unmatched", message=message, where=name, notes=notes, helps=helps)
+    for name, scheme in ours.undecoded.items():
+        message = f"in {here} checkpoint the tensors of this module do not fit {scheme}, or it says nothing of their values: they cannot be decoded"
+        yield Diagnostic(code="diff-undecoded", message=message, where=name, helps=("`layoutdsl check` says what does not fit",))
+
+
+# ---- pairs ----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The same tensor on both sides."""
+
+    name: str
+    one: Source
+    other: Source
+
+    def misshapen(self) -> Diagnostic:
+        notes = (f"{self.one.scheme}{list(self.one.shape)} in the first, {self.other.scheme}{list(self.other.shape)} in the second",)
+        helps = ("compare checkpoints of one model" if self.one.shape != self.other.shape[::-1] else "one of them is transposed",)
+        return Diagnostic(code="diff-shape", message="the shapes of the two checkpoints differ", where=self.name, notes=notes, helps=helps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is compared together, since it comes from the same bytes: the results of one unit on either side."""
+
+    pairs: Sequence[_Pair]
+
+    @property
+    def ours(self) -> list[Source]:
+        return [pair.one for pair in self.pairs]
+
+    @property
+    def theirs(self) -> list[Source]:
+        return [pair.other for pair in self.pairs]
+
+    @property
+    def size(self) -> int:
+        return sum(tensor.end - tensor.begin for tensor in (*_tensors(self.ours), *_tensors(self.theirs)))
+
+    @property
+    def place(self) -> tuple[str, int]:
+        tensor = _tensors(self.ours)[0]
+        return str(tensor.file), tensor.begin
+
+    @property
+    def step(self) -> int:
+        return lcm(*(_step(source) for source in (*self.ours, *self.theirs)))
+
+    @property
+    def needs(self) -> int:
+        """Bytes of memory: what both sides hold, and the blocks that are compared."""
+        rows, columns = _matrix(self.pairs[0].one.shape)
+        block = min(rows, self.step) * columns
+        return OVERHEAD + 10 * 4 * max(0, block - ELEMENTS_AT_ONCE) + sum(_held(source) for source in (self.ours[0], self.theirs[0]))
+
+    def too_large(self, budget: int) -> Diagnostic:
+        message = f"the values were not read: `--max-memory` allows {size_text(budget)}, and they need {size_text(self.needs)}"
+        helps = (f"allow {self.needs} bytes or more",)
+        return Diagnostic(code="memory-budget", message=message, where=self.pairs[0].name, helps=helps)
+
+
+def _jobs(pairs: Iterable[_Pair]) -> list[_Job]:
+    """Pairs of the same units together, the largest first."""
+    found: dict[tuple[int, ...], list[_Pair]] = {}
+    for pair in pairs:
+        units = tuple(id(source.unit) for source in (pair.one, pair.other) if isinstance(source, Quantized))
+        found.setdefault(units or (0, id(pair)), []).append(pair)
+    return [_Job(sorted(group, key=lambda pair: -prod(pair.one.shape))) for group in found.values()]
+
+
+def _tensors(sources: Iterable[Source]) -> list[StoredTensor]:
+    """What is read for these, each once."""
+    found = [[source.tensor] if isinstance(source, Plain) else [source.unit.tensors[name] for name in _meaning(source).kinds] for source in sources]
+    return list(dict.fromkeys(tensor for tensors in found for tensor in tensors))
+
+
+def _meaning(source: Quantized) -> Meaning:
+    assert source.unit.meaning is not None
+    return source.unit.meaning
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """A shape as rows and columns: the outermost dim that is not 1, and the rest."""
+    rows = next((extent for extent in shape if extent != 1), 1)
+    return rows, prod(shape) // rows if rows else 0
+
+
+def _step(source: Source) -> int:
+    return 1 if isinstance(source, Plain) else Decoded(source.unit, _meaning(source), Programs()).step
+
+
+def _held(source: Source) -> int:
+    if isinstance(source, Plain):
+        return 0
+    meaning = _meaning(source)
+    return sum(16 * prod(meaning.held[name].counts) for name in meaning.kinds if name != meaning.weight)
+
+
+def _compared(job: _Job, done: Callable[[int], None], programs: Programs) -> tuple[list[Difference], list[Diagnostic]]:
+    try:
+        if all(_alike(pair.one, pair.other) for pair in job.pairs) and _same_bytes(_tensors(job.ours), _tensors(job.theirs), done):
+            return [_difference(pair, inf, 0.0, 0) for pair in job.pairs], []
+        return _measured(job, done, programs), []
+    except DiagnosticError as error:
+        return [], list(error.diagnostics)
+
+
+def _alike(one: Source, other: Source) -> bool:
+    """Do equal bytes mean equal values."""
+    if isinstance(one, Plain) or isinstance(other, Plain):
+        return isinstance(one, Plain) and isinstance(other, Plain) and one.tensor.dtype == other.tensor.dtype
+    ours, theirs = _meaning(one), _meaning(other)
+    return ours.results == theirs.results and ours.kinds == theirs.kinds and ours.sizes == theirs.sizes and ours.absent == theirs.absent
+
+
+def _same_bytes(ours: Sequence[StoredTensor], theirs: Sequence[StoredTensor], done: Callable[[int], None]) -> bool:
+    for one, other in zip(ours, theirs):
+        for (_, left), (_, right) in zip(flat(one, BLOCK).blocks(_quiet), flat(other, BLOCK).blocks(_quiet)):
+            if not np.array_equal(left, right):
+                return False
+    done(sum(tensor.end - tensor.begin for tensor in (*ours, *theirs)))
+    return True
+
+
+def _quiet(count: int) -> None:
+    """Bytes that may be read again are not counted yet."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What one pair adds up to. worst: the place of the largest error, in the order of the elements."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    error: float = 0.0
+    worst: int = 0
+    seen: int = 0
+
+    def add(self, ours: Array, theirs: Array, *, second: bool) -> None:
+        """The next elements of both. second: the signal is theirs."""
+        dtype = np.result_type(ours, theirs)
+        apart = np.subtract(ours, theirs, out=scratch("apart", ours.size, dtype))
+        base = theirs if second else ours
+        self.signal += float(np.dot(base, base))
+        self.noise += float(np.dot(apart, apart))
+        largest = max(float(apart.max()), -float(apart.min()))
+        if largest > self.error or largest != largest:
+            self.error, self.worst = largest, self.seen + int(np.abs(apart).argmax())
+        self.seen += ours.size
+
+
+def _measured(job: _Job, done: Callable[[int], None], programs: Programs) -> list[Difference]:
+    _, columns = _matrix(job.pairs[0].one.shape)
+    at_once = max(1, ELEMENTS_AT_ONCE // max(columns, 1) // job.step) * job.step
+    sums = [_Sums() for _ in job.pairs]
+    second = [isinstance(pair.other, Plain) and isinstance(pair.one, Quantized) for pair in job.pairs]
+    for ours, theirs in zip(_blocks("one", job.ours, at_once, done, programs), _blocks("other", job.theirs, at_once, done, programs)):
+        for total, one, other, signal in zip(sums, ours, theirs, second):
+            total.add(one.reshape(-1), other.reshape(-1), second=signal)
+    return [_difference(pair, _decibels(total.signal, total.noise), total.error, total.worst) for pair, total in zip(job.pairs, sums)]
+
+
+def _difference(pair: _Pair, sqnr: float, error: float, worst: int) -> Difference:
+    shape = pair.one.shape
+    place = tuple(int(i) for i in np.unravel_index(worst, shape)) if shape and sqnr != inf else ()
+    return Difference(pair.name, sqnr, error, place, shape, (pair.one.scheme, pair.other.scheme))
+
+
+def _blocks(side: str, sources: Sequence[Source], rows: int, done: Callable[[int], None], programs: Programs) -> Iterator[list[Array]]:
+    """The next so many rows of each: results of one unit, or tensors of their own."""
+    quantized = [source for source in sources if isinstance(source, Quantized)]
+    if quantized:
+        names = [source.result for source in quantized]
+        for results in Decoded(quantized[0].unit, _meaning(quantized[0]), programs, side).blocks(rows, done, names):
+            yield [results[name] for name in names]
+        return
+    plain = (_plain(f"{side} {place}", source.tensor, rows, done) for place, source in enumerate(sources) if isinstance(source, Plain))
+    yield from map(list, zip(*plain))
+
+
+def _plain(memory: str, tensor: StoredTensor, rows: int, done: Callable[[int], None]) -> Iterator[Array]:
+    for _, raw in Rows.of(tensor).by(rows).blocks(done):
+        reader = Reader.of(_plain_type(tensor.dtype, raw.size))
+        yield reader(raw, np.float32, scratch(memory, reader.digits[0], np.float32))
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if signal != signal or noise != noise:
+        return nan
+    if noise == 0:
+        return inf
+    return 10 * log10(signal / noise) if signal else -inf
+
+
+def _plain_type(dtype: str, size: int) -> TensorType:
+    count = size // (STORAGES[dtype].bits // 8)
+    return TensorType(dtype, 0, dtype, "", ((Digit("i", 1, count),),), (), (0,), 0, (), "")
+
+
+def _too_far(rows: Sequence[Difference], least: float | None) -> Iterator[Diagnostic]:
+    for row in rows:
+        place = f"the largest error is {row.error:.6g} at [{', '.join(map(str, row.place))}]"
+        if row.sqnr != row.sqnr:
+            message = "one of the two tensors holds NaN or infinities"
+            yield Diagnostic(code="values-differ", message=message, where=row.name, notes=(place,), helps=("`layoutdsl check --data` says which",))
+        elif least is not None and row.sqnr < least:
+            message = f"the two tensors differ by more than `--min-sqnr {least:g}` allows"
+            yield Diagnostic(code="values-differ", message=message, where=row.name, notes=(f"the SQNR is {row.sqnr:.2f} dB", place))
