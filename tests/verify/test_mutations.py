@@ -98,7 +98,7 @@ MUTATIONS = (
     linear("scale rounded late", SCALE, SCALE.replace(": ", ": float32(bfloat16(") + "))", ("verify-vectors", "weight_scale_second")),
     linear("scale of another group", SCALE, SCALE.replace("[n, k//group_size])", "[n, k//group_size = 0])"), ("verify-vectors", "weight_scale_second")),
     linear("scale of another channel", SCALE, SCALE.replace(": weight_scale[n]", ": weight_scale[n = 0]"), ("verify-vectors", "weight_scale_second")),
-    linear("value without a scale", " * weight_scale_second[n, k//group_size]\n\nsteps", "\n\nsteps", ("verify-weights", "weight_scale_second")),
+    linear("value without a scale", " * weight_scale_second[n, k//group_size]\ninvariants", "\ninvariants", ("verify-weights", "weight_scale_second")),
     linear("value with an offset", "W[n, k]: weight[n, k]", "W[n, k]: (weight[n, k] + weight_offset[n])", ("verify-weights", "weight")),
     linear("no nz", " | nz when weight_nz_mode != 0\n    accept: nz-group-size\n", "\n", ("verify-vectors", "weight")),
     linear(

@@ -123,8 +123,10 @@ def test_scales_differ_and_are_no_powers_of_two() -> None:
 
 def test_offsets_and_biases_are_never_zero() -> None:
     tensors = made("linear", {"packed", "row"})
-    for name in ("weight_offset", "weight_offset_second", "scale_bias"):
+    for name in ("weight_offset", "weight_offset_second"):
         assert (tensors[name] != 0).all(), name
+    # Sums of the weights, as the spec's invariants say: one may be zero.
+    assert tensors["scale_bias"].unique().numel() > 0.9 * tensors["scale_bias"].numel()
 
 
 def of(name: str, given: dict[str, object], **options: object) -> Checkpoint:

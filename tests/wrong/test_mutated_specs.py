@@ -123,7 +123,7 @@ MUTATIONS = (
     linear("not packed at all", "      unpacked: pack(n, int32)\n", "", ("contract-layout", CALL)),
     linear("packed the packed", "packed:   bitcast(int32)", "packed:   pack(n, int32)", ("pack-packed", "packed:   pack")),
     linear("a bit view of values", "unpacked: pack(n, int32)", "unpacked: bitcast(int32)", ("bitcast-by-value", "unpacked: bitcast")),
-    linear("M31 summed over the wrong axis", "8 * sum[k]", "8 * sum[n]", ("sum-bound-twice", "- weight_scale_bias")),
+    linear("M31 summed over the wrong axis", "8 * sum[k](float32", "8 * sum[n](float32", ("sum-bound-twice", "- weight_scale_bias")),
     linear("the sum forgotten", SUM, SUM.replace("sum[k]", ""), ("free-index", "- weight_scale_bias")),
     linear("int4 times float32", "sum[k](float32(weight[n, k])", "sum[k](weight[n, k]", ("dtype-mismatch", "- weight_scale_bias")),
     linear(
@@ -276,8 +276,8 @@ SAME = (
     linear("Q5 index math for a view", "- scale_bias: view [n]", "- scale_bias[n]: scale_bias[n]"),
     linear(
         "Q5 the unit entry written out",
-        "weight_scale[n] * weight_scale_second[n, k//group_size]\n\n",
-        "weight_scale[n, 0] * weight_scale_second[k//group_size, n]\n\n",
+        "weight[n, k] * weight_scale[n] * weight_scale_second[n, k//group_size]\n",
+        "weight[n, k] * weight_scale[n, 0] * weight_scale_second[k//group_size, n]\n",
     ),
     linear(
         "Q6 a number rounded down that is provably exact",
