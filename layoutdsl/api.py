@@ -19,6 +19,7 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.plan import model
 from layoutdsl.plan.bind import bind, broken_limits, check_sizes
 from layoutdsl.plan.codec import decode, encode, plan_hash
+from layoutdsl.plan.lifecycle import OutputFacts, facts_of
 from layoutdsl.plan.sizes import evaluate, layer_kind, names_in
 from layoutdsl.plan.solve import solve_sizes
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from layoutdsl.syntax.document import Document
 
 MathMode = Literal["exact", "fast"]
+Policy = Literal["stage", "stream", "donate"]
 
 
 class Format(IntEnum):
@@ -52,10 +54,9 @@ class FormatCast(TypedDict):
 class Parameter:
     """A parameter to create before weights are loaded.
 
-    shape: of this partition. dtype: torch's name. default: None where the checkpoint must have it, a number it is filled with, or ``uninitialised`` where
-    it may be absent
-    and nothing reads it. output_dim, input_dim, packed_dim, packed_factor, quant_method: attributes for vLLM's weight loaders, None where the loader must
-    not see them.
+    shape: of this partition. dtype: torch's name. element: what the elements mean, in the language's names (``int4``, ``e8m0``, ...). default: None where the
+    checkpoint must have it, a number it is filled with, or ``uninitialised`` where it may be absent and nothing reads it. output_dim, input_dim, packed_dim,
+    packed_factor, quant_method: attributes for vLLM's weight loaders, None where the loader must not see them.
     """
 
     shape: tuple[int, ...]
@@ -66,6 +67,7 @@ class Parameter:
     packed_dim: int | None = None
     packed_factor: int | None = None
     quant_method: str | None = None
+    element: str = ""
 
     @property
     def required(self) -> bool:
@@ -76,6 +78,16 @@ class Parameter:
         """The attributes that are set, ready for ``setattr`` on a torch Parameter."""
         names = ("output_dim", "input_dim", "packed_dim", "packed_factor", "quant_method")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def allocate(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """A tensor of this shape and dtype, filled with poison (NaN; 0x80 in integers and packed data): what is not loaded into it can be told afterwards.
+
+        device: torch's default device if None. The mark belongs to the tensor; of a Parameter made of it, ``layoutdsl.runtime.poison.mark`` says the same.
+        """
+        from layoutdsl.runtime.dtypes import torch_dtype
+        from layoutdsl.runtime.poison import empty
+
+        return empty(self.shape, torch_dtype(self.dtype), self.element, device)
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
@@ -201,7 +213,13 @@ class Plan:
     def parameters(self) -> dict[str, Parameter]:
         """What to create before any weight is loaded, by name, in the spec's order."""
         return {
-            parameter.name: Parameter(parameter.type.shape, parameter.type.storage, parameter.default, **dict(parameter.loader))  # type: ignore[arg-type]
+            parameter.name: Parameter(
+                parameter.type.shape,
+                parameter.type.storage,
+                parameter.default,
+                element=parameter.type.element,
+                **dict(parameter.loader),  # type: ignore[arg-type]
+            )
             for parameter in self.bound.inputs
         }
 
@@ -214,6 +232,11 @@ class Plan:
                 for size in names_in(axes[axis]):
                     found[size] = lcm(found[size], unit)
         return found
+
+    @cached_property
+    def lifecycle(self) -> dict[str, OutputFacts]:
+        """Per output how it follows from the checkpoint's tensors, where its parts lie on the ranks of a layer, and where its experts are."""
+        return facts_of(self._plan)
 
     @cached_property
     def format_casts(self) -> list[FormatCast]:
@@ -251,16 +274,58 @@ class Plan:
         """
         from layoutdsl.runtime.execute import run
 
-        if math not in ("exact", "fast"):
-            raise DiagnosticError(Diagnostic(code="config-value", message=f"`math` cannot be {math!r}", where="math", helps=("write `exact` or `fast`",)))
+        _one_of("math", math, ("exact", "fast"))
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items() if hasattr(tensor, "shape")}
         return run(self.bind_to(shapes).bound, tensors, math=math, donate=donate)
 
-    def apply(self, module: torch.nn.Module, *, math: MathMode = "exact") -> None:
-        """The same in place on a module, once. Raises: DiagnosticError (``already-applied`` on a second call); the module is then as it was."""
-        from layoutdsl.runtime.apply import apply, shapes_of
+    # -- on a module
 
-        apply(self.bind_to(shapes_of(self._plan, module)).bound, module, math=math)
+    def create_parameters(self, module: torch.nn.Module, *, weight_loader: Callable[..., Any] | None = None, device: torch.device | str | None = None) -> None:
+        """Registers a Parameter for each of ``parameters``, filled with poison, with its loader attributes and, if given, ``weight_loader``.
+
+        device: torch's default device if None. Raises: DiagnosticError (``size-missing``).
+        """
+        from layoutdsl.runtime.restore import create_parameters
+
+        create_parameters(self.bound, module, weight_loader=weight_loader, device=device)
+
+    def apply(self, module: torch.nn.Module, *, math: MathMode = "exact", policy: Policy = "stage") -> None:
+        """The same as ``run`` in place on a module. A second call changes nothing; after ``restore`` and a load, or when parameters were created anew and
+        loaded, it writes into the memory that it wrote into before.
+
+        Inputs that still hold poison are filled with their default if nothing was loaded into them, else refused. policy: ``stage`` changes nothing before all
+        is made, ``stream`` goes output by output, ``donate``, for a first load, lets go of inputs meanwhile; docs/reload.md says at what price.
+        Raises: DiagnosticError (``partial-load``, ``torn``, and as ``run``); after ``stage`` the module is then as it was.
+        """
+        from layoutdsl.runtime.apply import apply, bound_plan_on, shapes_of
+
+        _one_of("math", math, ("exact", "fast"))
+        _one_of("policy", policy, ("stage", "stream", "donate"))
+        if self._bound is not None and not self._open:
+            return apply(self._bound, module, math=math, policy=policy)
+        shapes, ran = shapes_of(self._plan, module), bound_plan_on(self._plan, module)
+        all_there = len(shapes) == len(self._plan.inputs)
+        return apply(self.bind_to(shapes).bound if ran is None or all_there else ran, module, math=math, policy=policy)
+
+    def restore(self, module: torch.nn.Module, *, mode: Literal["alias", "fresh"] = "alias") -> None:
+        """The module in the checkpoint's form again, filled with poison, ready to be loaded; nothing happens where nothing was applied.
+
+        mode: ``alias`` lays parameters over the memory of what was made of them where the bytes agree, ``fresh`` takes new memory for all of them; then, until
+        the next ``apply`` has returned, ``roll_back`` undoes it. Raises: DiagnosticError (``torn``) where somebody took away what was made.
+        """
+        from layoutdsl.runtime.apply import bound_plan_on
+        from layoutdsl.runtime.restore import restore
+
+        _one_of("mode", mode, ("alias", "fresh"))
+        plan = self._bound if self._bound is not None and not self._open else bound_plan_on(self._plan, module)
+        if plan is not None:
+            restore(plan, module, mode=mode)
+
+    def roll_back(self, module: torch.nn.Module) -> None:
+        """Undoes ``restore(module, mode="fresh")``. Raises: DiagnosticError (``torn``) where there is nothing to undo."""
+        from layoutdsl.runtime.restore import roll_back
+
+        roll_back(module)
 
     # -- calling
 
@@ -300,6 +365,12 @@ class Plan:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}={value}" for name, value in self.sizes.items()) or "unbound"
         return f"<Plan {self.scheme}.{self.layer} {sizes}>"
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        names = " or ".join(f"`{one}`" for one in allowed)
+        raise DiagnosticError(Diagnostic(code="config-value", message=f"`{name}` cannot be {value!r}", where=name, helps=(f"write {names}",)))
 
 
 def _plain_int(value: Any) -> Any:

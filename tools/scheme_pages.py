@@ -109,6 +109,7 @@ def _facts(document: Document, name: str, cases: Sequence[Case]) -> list[str]:
     return [
         f"- consumers: {', '.join(held['consumer'])}",
         f"- devices: {', '.join(held['device'])}",
+        *([f"- not a scheme of theirs; the plugin adds it to: {', '.join(held['added'])}"] if "added" in held else []),
         *([f"- refused: {'; '.join(refused)}"] if refused else []),
         f"- kernels: {', '.join(map(code, kernels)) or 'called by the consumer'}",
         f"- spec: [specs/{name.lower()}.yaml](../../specs/{name.lower()}.yaml); `layoutdsl explain {name}` prints it step by step",

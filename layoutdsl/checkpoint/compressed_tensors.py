@@ -22,10 +22,10 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 ACTIVATION_FORMATS = ("naive-quantized", "int-quantized", "float-quantized")
 FORMATS = (*ACTIVATION_FORMATS, "pack-quantized", "mixed-precision", "dense")
 """Formats whose tensors a spec describes, or that leave it to the groups."""
-LINEAR = ("W8A8", "W8A8_DYNAMIC", "W8A8FP8_DYNAMIC")
-"""Schemes whose linear class reads what compressed-tensors stores. W4A8_DYNAMIC's reads ModelSlim's layout (0.23), W4A16 has none."""
+LINEAR = ("W8A8", "W8A8_DYNAMIC", "W8A8FP8_DYNAMIC", "W4A16")
+"""Schemes whose linear class reads what compressed-tensors stores. W4A8_DYNAMIC's reads ModelSlim's layout (0.23)."""
 CONSUMER_GROUP = 32
-"""The group size of W4A16 that consumers take: nothing hands them the checkpoint's."""
+"""The group size of W4A16 experts that consumers take: nothing hands them the checkpoint's."""
 _MAX_PATTERN, _MAX_REPEATS, _MAX_WIDE, _MAX_NAME, _MAX_TARGETS = 512, 6, 4, 256, 100_000
 # An escape, a class, a bracket or mark of repetition, or any other character.
 _TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()*+?|]|\{\d*,?\d*\}|.", re.DOTALL)
@@ -151,7 +151,7 @@ class _Reader:
         if isinstance(spec, Refusal):
             self.findings.append(spec.at(name))
             return []
-        if said.scheme == "W4A16" and group.weights.group_size != CONSUMER_GROUP:
+        if said.scheme == "W4A16" and kind == "moe" and group.weights.group_size != CONSUMER_GROUP:
             self.findings.append(_group_ignored(name, group, self.registry.consumer, said.by))
         return [maker.linear(name, said, spec) if kind == "linear" else maker.experts(name, said, spec)]
 
@@ -215,35 +215,36 @@ def _group_ignored(where: str, group: Group, consumer: str, by: str) -> Diagnost
 def scheme_of(group: Group, kind: str, consumer: str, said_by: str) -> Said | Refusal:
     """The scheme that consumers take for a group, in the order in which they ask; or why none does."""
     weights, inputs = group.weights, group.inputs if group.format in ACTIVATION_FORMATS else None
-    method = {"quant_method": "compressed-tensors"}
+    method: dict[str, str | int] = {"quant_method": "compressed-tensors"}
     if weights.order not in ("", "static", "weight"):
         notes = (f"said by {said_by}", "consumers do not read weight_g_idx, and take the columns in their stored order")
         return Refusal(
             "format-unsupported", f"`actorder: {shown(weights.order)}` reorders the inputs, and {consumer} does not", notes, ("quantize without it",)
         )
-    scheme = _scheme(weights, inputs)
-    refused = _mistaken(scheme, weights, inputs, consumer)
+    scheme = _scheme(weights, inputs, kind)
+    refused = _mistaken(scheme, weights, inputs, kind, consumer)
     if refused or not scheme:
         message = refused or f"{consumer} has no scheme for {weights.bits}-bit {weights.type} weights per {weights.strategy} of `{group.format}`"
         return Refusal("format-unsupported", message, (f"said by {said_by}", str(group)), (_CAN,))
     if kind == "linear" and scheme not in LINEAR:
         message = f"{consumer} has no `{scheme}` for linear layers of compressed-tensors"
-        why = "its class reads ModelSlim's layout of W4A8_DYNAMIC" if scheme == "W4A8_DYNAMIC" else f"it has `{scheme}` for experts"
+        why = "its class reads ModelSlim's layout of W4A8_DYNAMIC"
         return Refusal("scheme-unsupported", message, (f"said by {said_by}", why, str(group)), ("quantize linear layers to W8A8_DYNAMIC: channels, tokens",))
-    if scheme == "W4A8_DYNAMIC":
-        return Said(scheme, said_by, method | {"group_size": max(0, weights.group_size), "version": "0", "weight_strategy": weights.strategy})
-    return Said(scheme, said_by, method | ({"group_size": weights.group_size} if scheme == "W4A16" else {}))
+    if weights.bits == 4:
+        method |= {"group_size": max(0, weights.group_size), "version": "0", "weight_strategy": weights.strategy, "symmetric": weights.symmetric}
+    return Said(scheme, said_by, method)
 
 
-_CAN = "what is read: W8A8 and W8A8_DYNAMIC (8 bit per channel, symmetric), W4A8_DYNAMIC and W4A16 of experts (4 bit; W4A16 in groups)"
+_CAN = "what is read: W8A8 and W8A8_DYNAMIC (8 bit per channel, symmetric), W4A16 (4 bit; experts in symmetric groups), W4A8_DYNAMIC of experts (4 bit)"
 
 
-def _scheme(weights: Numbers, inputs: Numbers | None) -> str:
+def _scheme(weights: Numbers, inputs: Numbers | None, kind: str) -> str:
     channel = weights.strategy == "channel"
     if weights.dynamic:
         return ""
     if inputs is None:
-        return "W4A16" if (weights.type, weights.bits, weights.strategy) == ("int", 4, "group") else ""
+        strategies = ("group", "channel") if kind == "linear" else ("group",)
+        return "W4A16" if (weights.type, weights.bits) == ("int", 4) and weights.strategy in strategies else ""
     if inputs.bits != 8 or not (weights.symmetric and inputs.symmetric):
         return ""
     per_token = inputs.strategy == "token" and inputs.dynamic
@@ -254,12 +255,12 @@ def _scheme(weights: Numbers, inputs: Numbers | None) -> str:
     return "W4A8_DYNAMIC" if weights.bits == 4 and per_token and weights.strategy in ("channel", "group") else ""
 
 
-def _mistaken(scheme: str, weights: Numbers, inputs: Numbers | None, consumer: str) -> str:
+def _mistaken(scheme: str, weights: Numbers, inputs: Numbers | None, kind: str, consumer: str) -> str:
     """What the consumer accepts and then reads as something else; "" for nothing."""
     floats = [what for what, numbers in (("weights", weights), ("inputs", inputs)) if numbers is not None and numbers.type == "float"]
     if floats and (scheme in ("W8A8", "W8A8_DYNAMIC", "W4A8_DYNAMIC") or (scheme and consumer == "vllm-ascend-0.16")):
         return f"{consumer} would take {' and '.join(floats)} of floats for integers"
-    if scheme == "W4A16" and not weights.symmetric:
+    if scheme == "W4A16" and kind == "moe" and not weights.symmetric:
         return f"{consumer} ignores zero points of weights, and these have some"
     return ""
 

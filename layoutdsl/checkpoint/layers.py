@@ -6,19 +6,22 @@ Between ``folder``, which read the files, and the checks, which compare layers w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layoutdsl.checkpoint import compressed_tensors, fp8, modelslim
 from layoutdsl.checkpoint.grouping import Modules, looks_quantized, modules_of
 from layoutdsl.checkpoint.model import Folder, Layer
 from layoutdsl.checkpoint.modules import QUANTIZED_DTYPES
-from layoutdsl.checkpoint.registry import Registry, shown
+from layoutdsl.checkpoint.registry import KINDS, Registry, shown
 from layoutdsl.diagnostics import Diagnostic
 
 _CONFIG_KEYS = ("quantization_config", "compression_config")
+MOST_LAYERS = 10_000
 _ASCEND = ("", "ascend", "modelslim")
 _MXFP8 = ("mxfp8", "modelopt_mxfp8")
+_ADD = """install layoutdsl beside the consumer, and start it with `--additional-config '{"layoutdsl": {"mode": "add"}}'`"""
 
 
 def layers_of(folder: Folder, consumer: str, device: str) -> tuple[list[Layer], list[Diagnostic]]:
@@ -28,8 +31,9 @@ def layers_of(folder: Folder, consumer: str, device: str) -> tuple[list[Layer], 
     """
     modules, registry = modules_of(folder), Registry(consumer, device)
     layers, findings = _read(folder, modules, registry)
-    if layers or findings:
-        return layers, findings + _stacked_experts(modules)
+    findings += missing_layers(folder, findings)
+    if layers or findings or _unreadable(folder):
+        return layers, findings + _stacked_experts(modules) + _added(layers, registry)
     return [], [Diagnostic(code="not-quantized", message="nothing is quantized in this folder", where="config.json", severity="note")]
 
 
@@ -44,7 +48,7 @@ def _read(folder: Folder, modules: Modules, registry: Registry) -> tuple[list[La
         layers, findings = modelslim.layers(folder, folder.description, modules, registry, _described_by(folder, config))
         return layers, findings + _two_methods(method, registry.consumer)
     if config is None:
-        return [], _undescribed(modules)
+        return [], [] if _unreadable(folder) else _undescribed(modules)
     if method == "compressed-tensors":
         return compressed_tensors.layers(folder, config, modules, registry, said_by)
     if method in ("fp8", "deepseek_v4_fp8"):
@@ -87,6 +91,39 @@ def _algorithm(config: Mapping[str, Any]) -> str:
 # ---- findings ---------------------------------------------------------------------------------------------------------------------------------------
 
 
+def _unreadable(folder: Folder) -> bool:
+    """Was it said that what describes the layers cannot be read."""
+    return any(finding.severity == "error" and finding.where in (modelslim.FILE, "config.json") for finding in folder.findings)
+
+
+def missing_layers(folder: Folder, told: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """Layers of the model of which no file holds anything, where most are there: a folder of drafts holds the last layers only. told: found already, of
+    modules that nothing is stored of. Files with faults are no evidence."""
+    if any(finding.severity == "error" for finding in folder.findings):
+        return []
+    numbers: dict[str, set[int]] = {}
+    for name in folder.tensors:
+        stem, mark, rest = name.partition("layers.")
+        number = rest.partition(".")[0]
+        if mark and number.isascii() and number.isdigit() and len(number) < 7:
+            numbers.setdefault(stem + mark, set()).add(int(number))
+    stem = max(numbers, key=lambda stem: len(numbers[stem]), default="")
+    there = numbers.get(stem, set())
+    stated = next((count for holder in (folder.config, folder.config.get("text_config")) if (count := _layer_count(holder))), 0)
+    absent = {*range(max(stated, max(there, default=-1) + 1))} - there if stated < MOST_LAYERS else set()
+    known = {number for number in absent if any(finding.where.startswith(f"{stem}{number}.") for finding in told)}
+    if len(absent) >= len(there):
+        return []
+    notes = (f"layers 0 to {max(there)} have some" + (f"; `num_hidden_layers` of config.json is {stated}" if stated else ""),)
+    message = "the files have no tensor of this layer"
+    return [Diagnostic(code="tensor-missing", message=message, where=f"{stem}{number}", notes=notes) for number in sorted(absent - known)]
+
+
+def _layer_count(config: Any) -> int:
+    found = config.get("num_hidden_layers") if isinstance(config, Mapping) else None
+    return found if type(found) is int and found > 0 else 0
+
+
 def _undescribed(modules: Modules) -> list[Diagnostic]:
     """Nothing describes the folder: right for a float one."""
     quantized = [name for name, tensors in modules.plain.items() if looks_quantized(tensors)]
@@ -108,6 +145,17 @@ def _two_methods(method: str, consumer: str) -> list[Diagnostic]:
     return [Diagnostic(code="method-differs", message=message, where="config.json", notes=notes, helps=helps, severity="warning")]
 
 
+def _added(layers: list[Layer], registry: Registry) -> list[Diagnostic]:
+    """Schemes that the consumer has only with the plugin."""
+    found = []
+    for (scheme, kind), count in Counter((layer.scheme, layer.kind) for layer in layers).items():
+        if registry.added(scheme, kind):
+            message = f"{registry.consumer} itself has no `{scheme}` for {KINDS[kind]}: the plugin adds it"
+            notes, where = (f"in {count} layer{'s' if count > 1 else ''}",), f"{scheme}.{kind}"
+            found.append(Diagnostic(code="plugin-needed", message=message, where=where, notes=notes, helps=(_ADD,), severity="warning"))
+    return found
+
+
 def _stacked_experts(modules: Modules) -> list[Diagnostic]:
     """Experts in one tensor of three axes: the schemes' loaders want one tensor per expert."""
     found = []
@@ -125,5 +173,5 @@ def _unread(method: str, consumer: str, said_by: str) -> Diagnostic:
     message = f"{consumer} does not read checkpoints of `{shown(method)}`"
     helps = ["quantize the float model anew, with msModelSlim or llm-compressor (`layoutdsl describe` shows what a scheme stores)"]
     if method in ("awq", "gptq"):
-        helps.append("or convert it: groups of int4 are what W4A16 of compressed-tensors stores (pack-quantized, experts alone)")
+        helps.append("or convert it: groups of int4 are what W4A16 of compressed-tensors stores (pack-quantized)")
     return Diagnostic(code="format-unsupported", message=message, where=said_by, helps=tuple(helps))

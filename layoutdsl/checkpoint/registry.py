@@ -22,12 +22,13 @@ KINDS = {"linear": "linear layers", "moe": "experts", "attention": "attention", 
 @dataclass(frozen=True, slots=True)
 class Known:
     """What a reader needs of a spec. from_model: names of its config that the model's ``config.json`` gives, and the key there. consumers, devices: where it
-    holds. parameters: the names it declares in any configuration."""
+    holds. added: those of the consumers that lack it, and get it from the plugin. parameters: the names it declares in any configuration."""
 
     scheme: str
     kind: str
     consumers: tuple[str, ...]
     devices: tuple[str, ...]
+    added: tuple[str, ...]
     config: frozenset[str]
     from_model: tuple[tuple[str, str], ...]
     parameters: frozenset[str]
@@ -64,6 +65,11 @@ class Registry:
             self._found[asked] = self._find(scheme, kind, said_by)
         return self._found[asked]
 
+    def added(self, scheme: str, kind: str) -> bool:
+        """Is this a scheme that only the plugin brings to the consumer?"""
+        stem = f"{scheme.lower()}.{kind}"
+        return stem in bundled() and self.consumer in read(stem).added
+
     def _find(self, scheme: str, kind: str, said_by: str) -> Known | Refusal:
         kinds = [stem.rpartition(".")[2] for stem in bundled() if stem.rpartition(".")[0] == scheme.lower()]
         specs = {found.kind: found for found in map(read, (f"{scheme.lower()}.{other}" for other in kinds)) if found.scheme == scheme}
@@ -96,7 +102,7 @@ class Registry:
 
     def _take_another(self, kind: str) -> str:
         known = [read(stem) for stem in bundled() if KINDS.get(stem.rpartition(".")[2]) == KINDS[kind]]
-        held = [spec.scheme for spec in known if self.consumer in spec.consumers and self.device in spec.devices]
+        held = [spec.scheme for spec in known if self.consumer in {*spec.consumers} - {*spec.added} and self.device in spec.devices]
         return f"{self.consumer} on {self.device} has {', '.join(held) or 'nothing'} for {KINDS[kind]}"
 
 
@@ -124,7 +130,8 @@ def _read(stem: str) -> Known:
     )
     names = frozenset(name for parameter in document.params for name in _expanded(parameter.name.value, members))
     config = frozenset(spec.config_names)
-    return Known(spec.scheme, spec.layer, holds.get("consumer", ()), holds.get("device", ()), config, from_model, names)
+    held, devices, added = (holds.get(name, ()) for name in ("consumer", "device", "added"))
+    return Known(spec.scheme, spec.layer, held, devices, added, config, from_model, names)
 
 
 def _expanded(name: str, members: Mapping[str, list[str]]) -> list[str]:

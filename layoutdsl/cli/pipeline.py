@@ -18,6 +18,7 @@ from layoutdsl.ir.layout import digit_text
 from layoutdsl.ir.program import Compute, Constant, Instruction, Move, Value
 from layoutdsl.ir.symbolic import Size
 from layoutdsl.plan import model
+from layoutdsl.plan.lifecycle import Gather, facts_of
 from layoutdsl.plan.sizes import SizeExpr, evaluate, names_in, size_text
 from layoutdsl.syntax.document import Delete, Step, StepBlock
 from layoutdsl.syntax.tree import Expr
@@ -41,6 +42,7 @@ def explained(spec: Spec, given: Mapping[str, Any], sizes: Mapping[str, int]) ->
     yield "parameters, as the checkpoint stores them", _parameters(sheet)
     yield "steps", steps
     yield "results, what the layer has afterwards", _results(sheet, plan)
+    yield "reloading, ranks that share a size, experts", _lifecycle(plan)
     yield "requirements", _conditions(plan.require, sizes)
     yield "conditions of use", _limits(plan, sizes)
     yield "kernels without a contract: nothing is checked", [f"  {name}" for name in sorted(sheet.compiled.forward.unknown)]
@@ -217,12 +219,31 @@ def _sums(node: Any) -> Iterator[Any]:
 
 
 def _results(sheet: Sheet, plan: model.Plan) -> list[str]:
-    rows = [("name", "kind", "reload", "bits", "type")]
+    rows = [("name", "kind", "keeps", "bits", "type")]
     for result in plan.outputs:
         binding = sheet.state.bindings[result.name]
         kind = sheet.type(binding.value.type) if isinstance(binding.value, Value) else value_text(getattr(binding.value, "value", None))
         rows.append((result.name, result.kind, result.reload or "-", "float sum" if result.bits == "sum" else "exact", kind))
     return columns(rows) if len(rows) > 1 else []
+
+
+def _lifecycle(plan: model.Plan) -> list[str]:
+    """Per output what ``layoutdsl.plan.lifecycle`` says of it: how it is made again, the dim along which ranks are put together, where an expert is."""
+    facts = facts_of(plan)
+    sizes = [gather.size for gather in next(iter(facts.values())).gathers] if facts else []
+    experts = any(fact.experts for fact in facts.values())
+    rows = [("name", "reload", *sizes, *(["experts"] if experts else []), "made from")]
+    for name, fact in facts.items():
+        where = {"first": "in dim 0", "list": "in a list", "": "-"}[fact.experts]
+        rows.append((name, fact.reload, *map(_gather, fact.gathers), *([where] if experts else []), ", ".join(fact.sources) or "nothing"))
+    return columns(rows) if facts else []
+
+
+def _gather(gather: Gather) -> str:
+    if gather.how != "concat":
+        return {"repeat": "the same", "own": "its own"}[gather.how]
+    major, parts = "" if gather.major == 1 else f", below {size_text(gather.major)}", f", in {gather.parts} parts" if gather.parts > 1 else ""
+    return f"dim {gather.dim}{major}{parts}"
 
 
 def _conditions(conditions: Iterable[model.Condition], sizes: Mapping[str, int]) -> list[str]:

@@ -161,6 +161,6 @@ def config_names(document: Document) -> tuple[str, ...]:
     """The names of config that a spec reads: what it declares and the shared names it mentions, in the order of the shared table, its own last."""
     mentioned = {node.id for node in nodes(document) if isinstance(node, Name)}
     mentioned |= {node.name for node in nodes(document) if isinstance(node, ElementText)}
-    mentioned |= {declared.name.value for declared in document.config} | {name.value for name, _ in document.holds}
+    mentioned |= {declared.name.value for declared in document.config} | {name.value for name, _ in document.holds if name.value in SHARED}
     own = tuple(declared.name.value for declared in document.config if declared.name.value not in SHARED)
     return tuple(name for name in SHARED if name in mentioned) + own

@@ -1555,11 +1555,27 @@ RUNTIME = (
         'plan.run({"weight": weight.npu(), "weight_scale": scale.npu()})',
     ),
     _rule(
-        "already-applied",
-        "the plan was applied to this module already",
-        "Applied twice, weights would be transposed and packed twice, with the right shapes in the square case. Load the checkpoint again first.",
-        "plan.apply(layer)\nplan.apply(layer)",
-        "plan.apply(layer)",
+        "loaded-into-kernel-form",
+        "a checkpoint is loaded into what a plan has made of it",
+        "After `apply` a parameter has the shape and layout that the kernel wants. Where shapes happen to agree, loading into it would give garbage silently.",
+        "plan.apply(layer)\nlayer.weight.weight_loader(layer.weight, weight)",
+        "plan.restore(layer)\nlayer.weight.weight_loader(layer.weight, weight)\nplan.apply(layer)",
+    ),
+    _rule(
+        "torn",
+        "a layer is partly in the checkpoint's form and partly in the kernel's",
+        """An output can be made only if all that it is made from was loaded. After a failure in the middle, or when some parameters were loaded anew and others
+        not, no result would be right.""",
+        "plan.restore(layer)\nlayer.weight = None\nplan.apply(layer)",
+        "plan.restore(layer)\nload(layer)\nplan.apply(layer)",
+    ),
+    _rule(
+        "policy-invalid",
+        "the policy does not suit the call",
+        """`apply` works by `stage` (everything is made before anything changes), `stream` (output by output) or, when a layer is loaded for the first time,
+        `donate` (inputs go while outputs are made); `restore` by `alias` or `fresh`.""",
+        'plan.apply(layer)\nplan.restore(layer)\nplan.apply(layer, policy="donate")',
+        'plan.apply(layer, policy="donate")\nplan.restore(layer)\nplan.apply(layer)',
     ),
     _rule(
         "memory-exhausted",
@@ -1674,6 +1690,14 @@ VERIFY = (
         the ranks lose part of a tensor must be refused by a requirement.""",
         "axes: {n: hidden_size, s: 16 // tp_size}    # and scale_bias: float32[n, s]",
         "let: {chunk: K * tp_size // 16}             # and scale_bias: float32[n, k//chunk]",
+    ),
+    _rule(
+        "process-differs",
+        "hand-written code and the plan leave different layers",
+        """`layoutdsl.testing.compare` runs both on copies of a layer. Outputs agree if they have the same dtype, shape, strides and bits; where a float sum
+        decides the bits, if they are close.""",
+        "compare(plan, layer, process)  # [process-differs]",
+        "assert not compare(plan, layer, process)",
     ),
     _rule(
         "verify-against",
@@ -1947,7 +1971,7 @@ CHECKPOINT_FILES = (
         "shard-unlisted",
         "the index does not name a file of the folder",
         """Beside `model.safetensors.index.json`, loaders ignore the files that it does not name. That is an error where only such a file holds a tensor that
-        the model has, and a note where it holds nothing that is missed.""",
+        the model has, and a warning where it holds nothing that is missed.""",
         "model-00003-of-00003.safetensors, and an index that names -00001 and -00002",
         "an index that names all three",
     ),
@@ -2028,6 +2052,14 @@ CHECKPOINT_LAYERS = (
         of the package does not describe cannot be checked either.""",
         "W4A8_DYNAMIC of a linear layer, --consumer vllm-ascend-main",
         "W4A8_DYNAMIC of a linear layer, --consumer vllm-ascend-0.23",
+    ),
+    _rule(
+        "plugin-needed",
+        "the consumer has the scheme only with the plugin",
+        """The spec says so itself, under `added`: no class of the consumer reads such layers. It stops with NotImplementedError, unless layoutdsl is installed
+        beside it and its plugin is in the mode `add`.""",
+        "vllm serve DIR",
+        """vllm serve DIR --additional-config '{"layoutdsl": {"mode": "add"}}'""",
     ),
     _rule(
         "format-unsupported",
@@ -2154,9 +2186,11 @@ CHECKPOINT_LAYERS = (
 CHECKPOINT_FIT = (
     _rule(
         "partial-load",
-        "a loader would fill a part of a parameter only",
-        """Some loaders narrow the parameter to what the checkpoint holds, and say nothing. The rest stays as the memory was: finite numbers, other ones on
-        every start. So a parameter that is larger than what is stored, or than what a rank is handed, is an error even where it loads.""",
+        "a loader fills a part of a parameter only, or nothing",
+        """Some loaders narrow the parameter to what the checkpoint holds, or skip a name that they do not find, and say nothing. The rest stays as the memory
+        was: finite numbers, other ones on every start. So `check` reports a parameter that is larger than what is stored, or than what a rank is handed, as an
+        error even where it loads; and `plan.apply` refuses a parameter in which it finds what `plan.create_parameters` filled it with: NaN, or 0x80 in
+        integers. One with a default is filled with it if nothing at all was loaded.""",
         "o_proj.scale_bias: [7168, 1]    # of a row-parallel layer, which has [7168, 16]",
         "o_proj.scale_bias: [7168, 16]",
     ),
@@ -2303,6 +2337,43 @@ CHECKPOINT_VALUES = (
     ),
 )
 
+# ---- the plugin -------------------------------------------------------------------------------------------------------------------------------------
+
+PLUGIN = (
+    _rule(
+        "plugin-settings",
+        "the plugin's settings cannot be read",
+        """A switch with a word that nobody knows would be a switch that is silently off. Modes are off, guard, shadow, override and add; several are joined by
+        commas, but shadow and override exclude each other. `specs` is a list of ids and paths.""",
+        """--additional-config '{"layoutdsl": {"mode": "on"}}'""",
+        """--additional-config '{"layoutdsl": {"mode": "override", "specs": ["W4A8_DYNAMIC.linear"]}}'""",
+    ),
+    _rule(
+        "plugin-misfit",
+        "a spec that the user named is not for a layer of its scheme",
+        """The layer has other tensors than the spec declares for its configuration: another version of vllm-ascend, another format of the checkpoint, or a
+        wrong spec. A bundled spec that does not fit is left alone, and vllm-ascend's own code prepares the layer; a named one stops the start.""",
+        '"specs": ["my_w4a8.linear.yaml"], and the layer has no `weight_scale_second`',
+        '"specs": [], with which such layers stay with vllm-ascend',
+    ),
+    _rule(
+        "plugin-scheme",
+        "a scheme cannot be added to vllm-ascend",
+        """Mode `add` registers what the registry lacks: linear schemes with the forward of the spec, and schemes for experts that borrow the forward of another
+        one and so must leave the tensors that it reads. Attention has no generated forward.""",
+        '{"mode": "add", "specs": ["my_scheme.moe.yaml"]}',
+        '{"mode": "add", "specs": [{"spec": "my_scheme.moe.yaml", "like": "W8A8_DYNAMIC"}]}',
+    ),
+    _rule(
+        "plugin-specs-differ",
+        "two processes of one server read different specs",
+        """Every rank reads its specs from its own disk. The first process notes their digests in vLLM's config; a rank that finds others would compute
+        something else than its neighbours.""",
+        "my_scheme.linear.yaml edited on one of two nodes",
+        "the same file, and the same version of layoutdsl, on every node",
+    ),
+)
+
 # ---- all --------------------------------------------------------------------------------------------------------------------------------------------
 
 GROUPS: dict[str, tuple[Rule, ...]] = {
@@ -2325,6 +2396,7 @@ GROUPS: dict[str, tuple[Rule, ...]] = {
     "layers of a checkpoint": CHECKPOINT_LAYERS,
     "tensors of a checkpoint": CHECKPOINT_FIT,
     "values of a checkpoint": CHECKPOINT_VALUES,
+    "the plugin": PLUGIN,
 }
 
 RULES: dict[str, Rule] = {rule.code: rule for group in GROUPS.values() for rule in group}

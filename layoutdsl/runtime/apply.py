@@ -1,228 +1,304 @@
-"""Runs a bound plan in place on a ``torch.nn.Module``: ``apply``.
+"""Runs a bound plan in place on a ``torch.nn.Module``, the first time and after every reload: ``apply``.
 
-On top of ``layoutdsl.runtime.execute``: reads the layer's parameters by name, and puts the results in their place.
+On top of ``layoutdsl.runtime.execute``, which makes the tensors; beside ``restore``, which leads back to the checkpoint's form. ``parts`` says what an output
+is made from, ``commit`` puts it in its place, ``record`` is what the module remembers.
 
-Invariants: everything is computed before anything is changed, and whatever fails, the module is as it was; a name that stays a parameter keeps its Parameter
-object, and so what a weight loader hung on it; a tensor in the form the kernel wants carries a mark, so that no plan runs on it twice.
+Invariants: what was not loaded is found before anything is made of it; an output is made anew exactly if what it is made from is in the checkpoint's form, so a
+second ``apply`` changes nothing; what was made once stays in its memory for as long as its Parameter lives; a Parameter that was there stays, with all that a
+weight loader hung on it.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Literal, NoReturn
 
 import torch
-from torch.nn import Module, Parameter
+from torch.nn import Module
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
-from layoutdsl.plan.codec import plan_hash
-from layoutdsl.plan.model import Output, Plan
-from layoutdsl.runtime.execute import MathMode, Result, run
+from layoutdsl.plan.model import Input, Output, Plan
+from layoutdsl.runtime.commit import Saved, commit, consume, memory_of
+from layoutdsl.runtime.execute import MathMode, Result, check_tensors, default_tensor, run
+from layoutdsl.runtime.guard import unloaded
+from layoutdsl.runtime.marks import kernel_form
+from layoutdsl.runtime.memory import overlaps_any
+from layoutdsl.runtime.parts import inputs_of, part, untouched
+from layoutdsl.runtime.places import Place, output_place, pieces, place_of, tensor_at
+from layoutdsl.runtime.record import Record, put_record, record_of
 
-MARK = "_layoutdsl_plan"
-"""Attribute of a tensor that a plan has made or kept: the hash of that plan. A tensor that a loader creates anew has none: it is in the checkpoint's form."""
-RECORD = "_layoutdsl_applied"
-"""Attribute of the module (no parameter, no buffer, so not in ``state_dict``): the :class:`Record` of the plan that ran last."""
-
-
-class Record:
-    """What ran on a module, and the tensors that are in the kernel's form because of it (held weakly: a replaced one may go).
-
-    torch drops the attributes of a tensor, and so the mark, when it copies a module deeply. Copies and pickles of a Record are made from its tensors, which the
-    copying maps to their copies, and making a Record marks them: so the copy of a layer knows that it was applied.
-    """
-
-    def __init__(self, plan: str, scheme: str, layer: str, tensors: Iterable[torch.Tensor] = ()) -> None:
-        self.plan, self.scheme, self.layer = plan, scheme, layer
-        made = list(tensors)
-        for tensor in made:
-            setattr(tensor, MARK, plan)
-        self._made = [weakref.ref(tensor) for tensor in made]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        alive = [tensor for tensor in (reference() for reference in self._made) if tensor is not None and hasattr(tensor, MARK)]
-        return Record, (self.plan, self.scheme, self.layer, alive)
+Policy = Literal["stage", "stream", "donate"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a dotted name lives: ``fa_k.scale`` is ``scale`` of the submodule ``fa_k``."""
-
-    owner: Module
-    leaf: str
-
-
-def apply(plan: Plan, module: Module, *, math: MathMode = "exact") -> None:
+@torch.no_grad()
+def apply(plan: Plan, module: Module, *, math: MathMode = "exact", policy: Policy = "stage") -> None:
     """What ``run`` gives, in place on the module.
 
-    plan: bound. Its inputs are read from parameters, buffers or plain attributes; its outputs become, by kind, parameters (the same object where the name was
-    one, else new without gradient), plain attributes, buffers (not persistent), lists or numbers; inputs that are no outputs are deleted. Needs memory for all
-    outputs beside the inputs, because a failure must leave the module as it was.
+    plan: bound. Inputs are read from parameters, buffers or plain attributes. Tensors of the outputs become Parameters without gradient (the same object where
+    the name was one), lists plain lists of Parameters ``<list>_<i>``, numbers plain attributes; inputs that are no outputs are deleted.
 
-    Raises: DiagnosticError with ``already-applied``, with what ``run`` raises, or with ``plan-invalid`` where an output's name has no place on the module.
+    policy, with the memory that it takes beside the module's:
+
+    - ``stage``: everything is made, then put in place. All outputs on top of all inputs; after ``restore`` and on a reload, where old outputs are still there,
+      one set of outputs more, for as long as the call lasts. If it fails the module is as it was; only if copying into memory that is shared with inputs
+      fails, the layer is torn, and must be restored and loaded again.
+    - ``stream``: output by output, each written straight into its memory where no input lies there, and inputs go with their last reader. One output at a time
+      on a reload. If it fails the layer is torn: what is done is done, and a second ``apply`` from the same inputs does the rest.
+    - ``donate``: first load only; inputs are let go while outputs are made. If it fails, they are lost.
+
+    Raises: DiagnosticError with ``partial-load``, ``torn``, what ``run`` raises, ``policy-invalid`` for ``donate`` on a reload, or ``plan-invalid`` where an
+    output's name has no place on the module.
     """
-    tensors = _inputs(plan, module)
-    _refuse_second(plan, module, tensors)
-    places = {output.name: _output_place(module, output) for output in plan.outputs}
-    results = run(plan, tensors, math=math)
-    saved = _Saved(module, tensors)
+    layer = _Layer.of(plan, module)
+    todo = layer.todo()
+    if policy == "donate" and layer.ran:
+        _refuse_donate()
+    if len(todo) == len(plan.outputs) and not layer.ran:
+        check_tensors(plan, layer.tensors)
+    for node in layer.defaulted():
+        layer.tensors[node.name].data.copy_(default_tensor(node, layer.tensors[node.name].device))
+    layer.refresh_lists()
+    match policy:
+        case "stage":
+            _stage(layer, todo, math)
+        case "stream":
+            _stream(layer, todo, math)
+        case "donate":
+            _donate(layer, todo, math)
+
+
+def shapes_of(plan: Plan, module: Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of those inputs of a plan that are on the module in the checkpoint's form."""
+    found = {node.name: tensor_at(module, node.name) for node in plan.inputs}
+    return {name: tuple(tensor.shape) for name, tensor in found.items() if tensor is not None and kernel_form(tensor) is None}
+
+
+def bound_plan_on(plan: Plan, module: Module) -> Plan | None:
+    """The bound plan that ran on a module, if it is this unbound one with sizes."""
+    record = record_of(module)
+    if record is None:
+        return None
+    ran = record.plan
+    return ran if (ran.scheme, ran.layer, ran.spec_hash, ran.config) == (plan.scheme, plan.layer, plan.spec_hash, plan.config) else None
+
+
+# ---- what is there -------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Layer:
+    """A module seen with a plan. tensors: the inputs that are there, in whatever form. places: of the outputs. sources: what each output is made from, without
+    what the plan leaves alone."""
+
+    plan: Plan
+    module: Module
+    record: Record
+    tensors: dict[str, torch.Tensor]
+    places: Mapping[str, Place]
+    sources: Mapping[str, tuple[str, ...]]
+    untouched: frozenset[str]
+
+    @classmethod
+    def of(cls, plan: Plan, module: Module) -> _Layer:
+        found = {node.name: tensor_at(module, node.name) for node in plan.inputs}
+        tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
+        record = record_of(module)
+        if record is None or (record.plan is not plan and record.plan != plan):
+            record = Record(plan)
+        _refuse_foreign(record, tensors)
+        places = {output.name: output_place(module, output) for output in plan.outputs}
+        same = untouched(plan)
+        sources = {name: tuple(node.name for node in plan.inputs if node.name in needed - same) for name, needed in inputs_of(plan).items()}
+        return cls(plan, module, record, tensors, places, sources, same)
+
+    @property
+    def ran(self) -> bool:
+        """Has the plan made something here already?"""
+        return bool(self.record.made)
+
+    def loaded(self, names: Collection[str]) -> list[str]:
+        """Those that are there in the checkpoint's form."""
+        return [name for name in names if name in self.tensors and kernel_form(self.tensors[name]) is None]
+
+    def todo(self) -> list[Output]:
+        """The outputs to make. Raises: DiagnosticError ``torn`` where some of what an output is made from is in one form and some in the other."""
+        torn, todo = [], []
+        required = {node.name for node in self.plan.inputs if node.default is None}
+        for output in self.plan.outputs:
+            sources = self.sources[output.name]
+            loaded = self.loaded(sources)
+            made = [name for name in sources if name in self.tensors and name not in loaded]
+            gone = [name for name in sources if name in required and name not in self.tensors] if self.ran else []
+            # Made from nothing but what the plan leaves alone: that may have been loaded anew at any time.
+            if not sources or (not made and not gone and (loaded or not self.ran)):
+                todo.append(output)
+            elif output.name in self.record.done or (not loaded and self.is_made(output)):
+                continue
+            else:
+                torn.append(_torn_output(output, loaded, [*made, *gone]))
+        spoiled = [name for name in self.loaded(self.tensors) if self.record.is_spoiled(self.tensors[name])]
+        if spoiled:
+            torn.append(_spoiled(spoiled))
+        if torn:
+            raise DiagnosticError(*torn)
+        return todo
+
+    def is_made(self, output: Output) -> bool:
+        """Is an output as the plan made it?"""
+        place = self.places[output.name]
+        if output.kind == "value":
+            return place.held is not None
+        held = [piece.tensor for _, piece in pieces(output, place, self.record.lists.get(output.name, 0))]
+        return all(tensor is not None and (form := kernel_form(tensor)) is not None and form.plan == self.record.hash for tensor in held)
+
+    def defaulted(self) -> list[Input]:
+        """The inputs to fill with their defaults. Raises: DiagnosticError with a ``partial-load`` for each other that was not loaded."""
+        defaulted = [node.name for node in self.plan.inputs if node.default is not None]
+        tensors = {name: self.tensors[name] for name in self.loaded(self.tensors)}
+        ranks = dict(self.plan.config).get("tp_size", 1)
+        fill, findings = unloaded(tensors, defaulted=defaulted, experts=self.plan.layer.endswith("moe"), tp_size=ranks if isinstance(ranks, int) else 1)
+        if findings:
+            raise DiagnosticError(*findings)
+        return [node for node in self.plan.inputs if node.name in fill]
+
+    def refresh_lists(self) -> None:
+        """Lists hold the Parameters that are registered now: a reloader may have put others in their place."""
+        for output in self.plan.outputs:
+            held = self.places[output.name].held
+            if output.kind == "list" and isinstance(held, list):
+                now = [place.tensor for _, place in pieces(output, self.places[output.name], len(held))]
+                held[:] = [old if new is None else new for old, new in zip(held, now)]
+
+    def part(self, outputs: Sequence[Output]) -> tuple[Plan, dict[str, torch.Tensor]]:
+        """The plan for these outputs and the tensors that it reads. The whole plan, if it is one: it looks at inputs that nobody reads, too."""
+        if len(outputs) == len(self.plan.outputs) and not self.ran:
+            return self.plan, dict(self.tensors)
+        cut = part(self.plan, {output.name for output in outputs})
+        return cut, {node.name: self.tensors[node.name] for node in cut.inputs if node.name in self.tensors}
+
+    # -- memory
+
+    def memory(self, output: Output) -> list[torch.Tensor]:
+        """What the tensors of an output were in when they were last made."""
+        return memory_of(self.record, output, output.name in self.untouched)
+
+    def free_memory(self, output: Output) -> list[torch.Tensor]:
+        """The same, if no input lies there."""
+        memory = self.memory(output)
+        return [] if any(overlaps_any(one, self.tensors.values()) for one in memory) else memory
+
+    def blocks(self, output: Output, still_open: Sequence[Output]) -> bool:
+        """Would putting an output in place destroy what another of these still reads?"""
+        read = frozenset[str]().union(*(self.sources[other.name] for other in still_open if other is not output)) & self.tensors.keys()
+        return output.name in read or any(overlaps_any(memory, [self.tensors[name] for name in read]) for memory in self.memory(output))
+
+    # -- commit
+
+    def commit(self, results: Sequence[tuple[Output, Result]], reserved: Sequence[torch.Tensor]) -> None:
+        inputs = [self.tensors[name] for name in self.loaded(self.tensors)]
+        commit(self.record, results, self.places, self.untouched, inputs, reserved)
+        self.record.done |= {output.name for output, _ in results}
+
+    def consume(self, still_open: Sequence[Output]) -> None:
+        """Takes away the inputs that are no outputs and that none of these reads."""
+        read = frozenset[str]().union(*(self.sources[output.name] for output in still_open))
+        for name in self.tensors.keys() - self.places.keys() - read:
+            place = place_of(self.module, name)
+            assert place is not None
+            consume(self.record, name, place)
+            del self.tensors[name]
+
+    def finish(self) -> None:
+        self.consume(())
+        self.record.kept, self.record.restored, self.record.done = {}, "", frozenset()
+        put_record(self.module, self.record)
+
+
+# ---- policies ------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _stage(layer: _Layer, todo: Sequence[Output], math: MathMode) -> None:
+    saved = Saved(layer.module, layer.tensors.values(), layer.record)
     try:
-        _commit(plan, module, places, tensors, results)
+        plan, tensors = layer.part(todo)
+        _commit_all(layer, todo, run(plan, tensors, math=math))
     except BaseException:
         saved.restore()
         raise
 
 
-def shapes_of(plan: Plan, module: Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of a plan's inputs that are on the module. Raises: DiagnosticError with ``already-applied``, since these are not the checkpoint's shapes."""
-    tensors = _inputs(plan, module)
-    _refuse_second(plan, module, tensors)
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def _donate(layer: _Layer, todo: Sequence[Output], math: MathMode) -> None:
+    """Takes the memory out of the Parameters first, so that it can go."""
+    given = {name: tensor.detach() for name, tensor in layer.tensors.items()}
+    for tensor in layer.tensors.values():
+        tensor.requires_grad_(False)
+        tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    _commit_all(layer, todo, run(layer.plan, given, math=math, donate=True))
 
 
-def _inputs(plan: Plan, module: Module) -> dict[str, torch.Tensor]:
-    found = {node.name: _get(module, node.name) for node in plan.inputs}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+def _commit_all(layer: _Layer, todo: Sequence[Output], results: Mapping[str, Result]) -> None:
+    layer.commit([(output, results[output.name]) for output in todo], reserved=[memory for output in todo for memory in layer.memory(output)])
+    layer.finish()
 
 
-# ---- names ---------------------------------------------------------------------------------------------------------------------------------------------------
+def _stream(layer: _Layer, todo: Sequence[Output], math: MathMode) -> None:
+    """Output by output. One that lies over what another must still read comes after it, or waits for it in memory of its own; so does one that takes the place
+    of a parameter that another must still read."""
+    put_record(layer.module, layer.record)
+    reserved = [memory for output in todo for memory in layer.memory(output)]
+    unmade, waiting = list(todo), list[tuple[Output, Result]]()
+    while unmade:
+        still_open = [*unmade, *(output for output, _ in waiting)]
+        output = next((output for output in unmade if not layer.blocks(output, still_open)), unmade[0])
+        unmade.remove(output)
+        plan, tensors = layer.part([output])
+        waiting.append((output, run(plan, tensors, math=math, into={output.name: layer.free_memory(output)})[output.name]))
+        _commit_ready(layer, waiting, unmade, reserved)
+    if waiting:  # each lies over what another has read: they can only go together
+        layer.commit(waiting, reserved)
+    layer.finish()
 
 
-def _place(module: Module, name: str) -> _Place | None:
-    *path, leaf = name.split(".")
-    for part in path:
-        child = module._modules.get(part)
-        if child is None:
-            return None
-        module = child
-    return _Place(module, leaf)
+def _commit_ready(layer: _Layer, waiting: list[tuple[Output, Result]], unmade: Sequence[Output], reserved: Sequence[torch.Tensor]) -> None:
+    """Puts in place whatever waits and is in nobody's way, until nothing is."""
+    while True:
+        still_open = [*unmade, *(output for output, _ in waiting)]
+        ready = next((made for made in waiting if not layer.blocks(made[0], still_open)), None)
+        if ready is None:
+            return
+        layer.commit([ready], reserved)
+        waiting.remove(ready)
+        layer.consume([output for output in still_open if output is not ready[0]])
 
 
-def _get(module: Module, name: str) -> torch.Tensor | None:
-    place = _place(module, name)
-    if place is None:
-        return None
-    found = _own(place)
-    return found if isinstance(found, torch.Tensor) else None
+# ---- refusals ------------------------------------------------------------------------------------------------------------------------------------------------
+
+_AGAIN = "call `plan.restore(module)`, load the layer, then `plan.apply(module)`"
 
 
-def _own(place: _Place) -> object:
-    """What the module itself holds under the name: never a method or a class attribute."""
-    for held in (place.owner._parameters, place.owner._buffers, place.owner.__dict__):
-        if place.leaf in held:
-            return held[place.leaf]
-    return None
+def _torn_output(output: Output, loaded: Sequence[str], gone: Sequence[str]) -> Diagnostic:
+    if loaded:
+        message = f"some of what `{output.name}` is made from was loaded, and some is in the form the kernel wants"
+    else:
+        message = f"`{output.name}` is not what the plan made, and what it is made from is gone"
+    notes = (*(f"`{name}` was loaded" for name in loaded), *(f"`{name}` is in the kernel's form, or was consumed" for name in gone))
+    return Diagnostic(code="torn", message=message, where=output.name, notes=notes, helps=(_AGAIN,))
 
 
-def _output_place(module: Module, output: Output) -> _Place:
-    place = _place(module, output.name)
-    if place is None:
-        _refuse_place(output.name, f"the module has no submodule `{output.name.rpartition('.')[0]}`")
-    # A class attribute hides a parameter or buffer of its name, and a plain attribute would hide a method.
-    shared = getattr(type(place.owner), place.leaf, None)
-    hidden = hasattr(type(place.owner), place.leaf) and output.kind in ("parameter", "buffer")
-    if hidden or callable(shared) or place.leaf in place.owner._modules:
-        _refuse_place(output.name, f"`{place.leaf}` is a part of {type(place.owner).__name__} already")
-    return place
+def _spoiled(names: Sequence[str]) -> Diagnostic:
+    message = "an earlier `apply` failed while it wrote over the parameters that it was made from"
+    return Diagnostic(code="torn", message=message, where=names[0], notes=tuple(f"`{name}` may be damaged" for name in names), helps=(_AGAIN,))
 
 
-def _refuse_place(name: str, note: str) -> NoReturn:
-    raise DiagnosticError(Diagnostic(code="plan-invalid", message=f"the output `{name}` has no place on the module", where=name, notes=(note,)))
+def _refuse_foreign(record: Record, tensors: Mapping[str, torch.Tensor]) -> None:
+    foreign = {name: form for name, tensor in tensors.items() if (form := kernel_form(tensor)) is not None and form.plan != record.hash}
+    if foreign:
+        notes = tuple(f"`{name}` was made by plan {form.plan[:19]}..." for name, form in foreign.items())
+        helps = ("restore the layer with the plan that was applied, or create its parameters anew; then load and apply",)
+        raise DiagnosticError(Diagnostic(code="torn", message="another plan was applied to this layer", where=next(iter(foreign)), notes=notes, helps=helps))
 
 
-# ---- once ----------------------------------------------------------------------------------------------------------------------------------------------------
-
-
-def _refuse_second(plan: Plan, module: Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Refuse a module whose tensors are what a plan made, or whose tensors a plan took away and no loader made anew."""
-    marked = [name for name, tensor in tensors.items() if hasattr(tensor, MARK)]
-    record: Record | None = module.__dict__.get(RECORD)
-    gone = [node.name for node in plan.inputs if node.default is None and node.name not in tensors] if record else []
-    if not marked and not gone:
-        return
-    notes = [f"`{name}` is in the form the kernel wants" for name in marked] + [f"`{name}` was consumed" for name in gone]
-    if record:
-        notes.insert(0, f"{record.scheme}.{record.layer} ran on it ({record.plan[:19]}...)")
-    help = "create the parameters anew and load the checkpoint into them before applying a plan again"
-    raise DiagnosticError(Diagnostic(code="already-applied", message="a plan was applied to this module already", notes=tuple(notes), helps=(help,)))
-
-
-# ---- commit --------------------------------------------------------------------------------------------------------------------------------------------------
-
-
-class _Saved:
-    """The module as it was: what each touched submodule holds, and what the Parameter objects point to."""
-
-    def __init__(self, module: Module, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.held = [(child, dict(child.__dict__), {name: child.__dict__[name].copy() for name in _TABLES}) for child in module.modules()]
-        self.data = [(tensor, tensor.data, tensor.requires_grad, dict(tensor.__dict__)) for tensor in tensors.values()]
-
-    def restore(self) -> None:
-        for child, attributes, tables in self.held:
-            child.__dict__.clear()
-            child.__dict__.update(attributes)
-            for name, table in tables.items():
-                live = child.__dict__[name]
-                live.clear()
-                live.update(table)
-        for tensor, data, requires_grad, attributes in self.data:
-            tensor.requires_grad_(False)
-            tensor.data = data
-            tensor.requires_grad_(requires_grad)
-            tensor.__dict__.clear()
-            tensor.__dict__.update(attributes)
-
-
-_TABLES = ("_parameters", "_buffers", "_non_persistent_buffers_set")
-
-
-def _commit(plan: Plan, module: Module, places: Mapping[str, _Place], tensors: Mapping[str, torch.Tensor], results: Mapping[str, Result]) -> None:
-    for output in plan.outputs:
-        _put(output, places[output.name], tensors.get(output.name), results[output.name])
-    for name in tensors.keys() - results.keys():
-        place = _place(module, name)
-        assert place is not None
-        delattr(place.owner, place.leaf)
-    made = [tensor for name in results for tensor in _tensors(_own(places[name]))]
-    object.__setattr__(module, RECORD, Record(plan_hash(plan), plan.scheme, plan.layer, made))
-
-
-def _put(output: Output, place: _Place, before: torch.Tensor | None, result: Result) -> None:
-    owner, leaf = place.owner, place.leaf
-    if output.kind == "parameter" and isinstance(before, Parameter):
-        if before is not result:
-            before.requires_grad_(False)
-            before.data = _plain(result)
-        return
-    if result is before and _fits(output.kind, place):
-        return
-    if leaf in owner._parameters or leaf in owner._buffers or leaf in owner.__dict__:
-        delattr(owner, leaf)
-    match output.kind:
-        case "parameter":
-            owner.register_parameter(leaf, Parameter(_plain(result), requires_grad=False))
-        case "buffer":
-            owner.register_buffer(leaf, _plain(result), persistent=False)
-        case _:
-            setattr(owner, leaf, [_plain(item) for item in result] if isinstance(result, list) else _detached(result))
-
-
-def _fits(kind: str, place: _Place) -> bool:
-    """Is an untouched tensor held as what it shall be?"""
-    held: dict[str, Mapping[str, Any]] = {"parameter": place.owner._parameters, "buffer": place.owner._buffers}
-    return place.leaf in held.get(kind, place.owner.__dict__)
-
-
-def _plain(result: Result) -> torch.Tensor:
-    assert isinstance(result, torch.Tensor)
-    return result.detach()
-
-
-def _detached(result: Result) -> Result:
-    return result.detach() if isinstance(result, torch.Tensor) else result
-
-
-def _tensors(value: object) -> Iterable[torch.Tensor]:
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, torch.Tensor)]
+def _refuse_donate() -> NoReturn:
+    message = "`donate` is for the first load: this layer was applied before, and its memory is in use"
+    raise DiagnosticError(Diagnostic(code="policy-invalid", message=message, where="policy", helps=("write `stage` or `stream`",)))

@@ -8,7 +8,7 @@ memory than the intermediates of one pass (one expert) and the bounded scratch o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Union
@@ -31,22 +31,31 @@ Result = Union[torch.Tensor, list[torch.Tensor], int, float, bool]
 
 
 @torch.no_grad()
-def run(plan: Plan, tensors: Mapping[str, torch.Tensor], *, math: MathMode = "exact", donate: bool = False) -> dict[str, Result]:
+def run(
+    plan: Plan,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    math: MathMode = "exact",
+    donate: bool = False,
+    into: Mapping[str, Sequence[torch.Tensor]] | None = None,
+) -> dict[str, Result]:
     """All that the layer has afterwards, by name, in the plan's order: tensors, lists of tensors (kind ``list``), Python numbers (kind ``value``).
 
     plan: bound. tensors: the layer's parameters by name, all on one device; they are not changed. Outputs that the plan leaves alone are the tensors that came
     in; others may share memory with an input where the plan says so. Inputs that are not dense, or start at an offset, are made dense first, which costs a copy
     of each. donate: ``tensors`` must be a dict and is emptied: each input is removed after its last use, so that its memory can go while the rest is still made
-    (unless the caller holds it too).
+    (unless the caller holds it too). into: by output, memory for its tensor, or for those of its list, that shares none with ``tensors``: a result that is
+    made, and is no view or kernel's result, is written straight into it if it is exactly such memory; else it is ignored.
 
     Raises: DiagnosticError with ``tensor-kind``, ``tensor-missing``, ``tensor-unexpected``, ``tensor-dtype``, ``tensor-shape``, ``tensor-device``; before
     any work.
     """
-    device = _check(plan, tensors)
+    device = check_tensors(plan, tensors)
     if donate and not isinstance(tensors, dict):
         raise TypeError("donate=True takes the tensors out of a dict")
     plan_schedule = schedule(plan, device_formats=device.type == "npu")
     job = _Job(plan, plan_schedule, tensors if isinstance(tensors, dict) and donate else dict(tensors), device, math)
+    job.into = {value: into[name] for name, value in plan_schedule.outputs if name in into} if into else {}
     job.release(plan_schedule.unused)
     for stage in plan_schedule.stages:
         if isinstance(stage, Loop):
@@ -59,7 +68,8 @@ def run(plan: Plan, tensors: Mapping[str, torch.Tensor], *, math: MathMode = "ex
     return results
 
 
-def _check(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> torch.device:
+def check_tensors(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> torch.device:
+    """The device of the tensors, the processor if there are none. Raises: as ``run``."""
     strange = {name: type(tensor).__name__ for name, tensor in tensors.items() if not isinstance(tensor, torch.Tensor)}
     if strange:
         raise DiagnosticError(
@@ -103,7 +113,7 @@ def _strides_agree(tensor: torch.Tensor, kind: TensorType) -> bool:
     return all(size <= 1 or found == wanted for size, found, wanted in zip(tensor.shape, tensor.stride(), kind.strides)) or tensor.numel() == 0
 
 
-def _default(node: Input, device: torch.device) -> torch.Tensor:
+def default_tensor(node: Input, device: torch.device) -> torch.Tensor:
     """A parameter that the checkpoint does not have, filled with its default (zero where nothing reads it)."""
     kind, dtype = node.type, TORCH[node.type.storage]
     number = node.default if isinstance(node.default, (int, float)) else 0
@@ -140,6 +150,7 @@ class _Job:
     device: torch.device
     math: MathMode
     values: dict[str, Value] = field(default_factory=dict)
+    into: Mapping[str, Sequence[torch.Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.inputs = {node.id: node for node in self.plan.inputs}
@@ -158,7 +169,7 @@ class _Job:
         if name not in self.values:
             node = self.inputs[name]
             given = self.tensors.get(node.name)
-            self.values[name] = _default(node, self.device) if given is None else _dense(given, self.types[name])
+            self.values[name] = default_tensor(node, self.device) if given is None else _dense(given, self.types[name])
         return self.values[name]
 
     def release(self, names: tuple[str, ...]) -> None:
@@ -172,14 +183,21 @@ class _Job:
         operands = {read: _one(self.read(read)) for read in reads(step.node)}
         made = self.alias(step, operands, self.types)
         if made is None:
-            made = allocate(step.node.type, self.device)
+            made = self.fresh(name, step.node.type)
             self.fill(step, operands, self.types, self.extents, made)
         self.values[name] = made
+
+    def fresh(self, name: str, kind: TensorType, index: int = 0) -> torch.Tensor:
+        """Memory for a value, or for an element of a list: what the caller gave for it, or new."""
+        given = self.into.get(name, ())
+        if index < len(given) and _is_such_memory(given[index], kind, self.device):
+            return given[index]
+        return allocate(kind, self.device)
 
     def loop(self, loop: Loop) -> None:
         """Every pass writes slices of what must be whole, adds to lists, and keeps the rest in buffers that the next pass uses again."""
         for name in loop.written:
-            self.values[name] = allocate(self.types[name], self.device)
+            self.values[name] = self.fresh(name, self.types[name])
         gathered: dict[str, list[torch.Tensor]] = {name: [] for name in loop.gathered}
         types = {name: slice_type(kind, loop.axis) for name, kind in self.types.items()}
         extents = {**self.extents, loop.axis: 1}
@@ -187,14 +205,21 @@ class _Job:
         for index in range(loop.count):
             local = {name: self.slice(name, loop.axis, index) for name in (*loop.sliced, *loop.written)}
             for step in loop.steps:
-                local[step.node.id] = self.step(step, local, types, extents, buffers, loop)
+                local[step.node.id] = self.step(step, local, types, extents, buffers, loop, index)
                 for name in gathered.keys() & {step.node.id}:
                     gathered[name].append(local[name])
                 buffers.give_back(step.free)
         self.values.update(gathered)
 
     def step(
-        self, step: Step, local: Mapping[str, torch.Tensor], types: Mapping[str, TensorType], extents: Mapping[str, int], buffers: _Buffers, loop: Loop
+        self,
+        step: Step,
+        local: Mapping[str, torch.Tensor],
+        types: Mapping[str, TensorType],
+        extents: Mapping[str, int],
+        buffers: _Buffers,
+        loop: Loop,
+        index: int,
     ) -> torch.Tensor:
         name = step.node.id
         operands = {read: local[read] if read in local else _one(self.read(read)) for read in reads(step.node)}
@@ -204,7 +229,7 @@ class _Job:
         if name in loop.written:
             out = local[name]
         elif name in loop.gathered:
-            out = allocate(step.node.type, self.device)
+            out = self.fresh(name, step.node.type, index)
         else:
             out = buffers.take(name, step.node.type)
         self.fill(step, operands, types, extents, out)
@@ -247,6 +272,12 @@ def _explained(step: Step) -> Iterator[None]:
     except ValueError as error:
         message = f"the step `{step.node.step}` cannot be executed"
         raise DiagnosticError(Diagnostic(code="plan-invalid", message=message, where=f"value {step.node.id}", notes=(str(error),))) from error
+
+
+def _is_such_memory(tensor: torch.Tensor, kind: TensorType, device: torch.device) -> bool:
+    """Is it what ``allocate`` would give, at the start of its storage?"""
+    same = (tuple(tensor.shape), tensor.dtype, tensor.device) == (kind.shape, TORCH[kind.storage], device)
+    return same and tensor.storage_offset() == 0 and _strides_agree(tensor, kind)
 
 
 def _checked(tensor: torch.Tensor, kind: TensorType) -> torch.Tensor:

@@ -217,10 +217,11 @@ SCHEMA: Schema = {
                 {
                     "consumer": _list(_WORD, "a list of consumers", minItems=1),
                     "device": _list(_WORD, "a list of devices", minItems=1),
+                    "added": _list(_WORD, "a list of consumers", minItems=1),
                 },
                 ("consumer", "device"),
             ),
-            "description": "The consumers and devices that the spec is for.",
+            "description": "The consumers and devices that the spec is for; added: consumers that have the scheme only through the plugin.",
         },
         "extends": {**_WORD, "title": "the name of a spec", "description": "The spec that this one adds to: `W8A8.linear`."},
         "config": _map(_ref("config"), "a mapping of config entries", "[a-z][a-z0-9_]*", description="What the checkpoint and the runtime say."),

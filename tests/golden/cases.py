@@ -113,6 +113,8 @@ RANKS: tuple[Config, ...] = (
     {"device": "310p", "layer_type": "column", "tp_size": 2, "tp_rank": 1},
 )
 NZ: tuple[Config, ...] = ({}, {"weight_nz_mode": 0})
+PACKED: tuple[Config, ...] = ({}, {"symmetric": False})
+"""Of compressed-tensors: with zero points or without."""
 
 
 def row(whole: int, N: int, tp: int, rank: int, **config: Any) -> Given:  # noqa: N803
@@ -143,6 +145,22 @@ TABLE = {
         ((1, 32, 32), (5, 96, 64), (2, 64, 32), (3, 32, 160)),
         ((2, 64, 32), (1, 32, 64)),
         own=(((2, 128, 192), {"group_size": 64}), ((1, 256, 128), {"group_size": 128}), ((2, 128, 128), {"group_size": 128, "consumer": SEED})),
+    ),
+    "w4a16.linear": Row(
+        "K N",
+        ((128, 64), (384, 8), (256, 24), (1024, 40)),
+        ((128, 16), (256, 8)),
+        ({}, {"symmetric": False}),
+        own=(
+            *(((96, 40), {"group_size": 32, **asked}) for asked in PACKED),
+            *(((24, 8), {"group_size": 8, **asked}) for asked in PACKED),
+            *(((K, N), {"weight_strategy": "channel", **asked}) for K, N in ((8, 8), (40, 16), (1000, 24)) for asked in PACKED),
+            row(512, 16, 4, 2, symmetric=False),
+        ),
+        own_small=(
+            ((64, 16), {"group_size": 32, "symmetric": False}),
+            *(((24, 16), {"weight_strategy": "channel", **asked}) for asked in PACKED),
+        ),
     ),
     "w8a8_mxfp8.linear": Row("K N", (*BLOCKS, (33, 5), (1, 1), (65, 3)), FEW_BLOCKS),
     "w4a4_mxfp4.linear": Row("K N", BLOCKS, FEW_BLOCKS),

@@ -17,6 +17,6 @@ def scheme_of(file: str) -> tuple[str, str]:
 
 
 def holds(name: str) -> list[str]:
-    """The systems of which there is a recording of ``scheme.layer``, oldest first."""
+    """The systems of which there is a recording of ``scheme.layer``, oldest first; all, where none of them has it and there is none."""
     folders = {file.partition("/")[0] for file in ALL_FILES if ".".join(scheme_of(file)) == name}
-    return [consumer for folder, consumer in CONSUMERS.items() if folder in folders]
+    return [consumer for folder, consumer in CONSUMERS.items() if folder in folders or not folders]

@@ -1,10 +1,11 @@
-"""A plan in place on a module: the right things are there afterwards, once, or nothing has changed."""
+"""A plan in place on a module: the right things are there afterwards, however often it is applied, or nothing has changed. Plans written by hand."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +16,13 @@ from torch.nn import Module, Parameter
 from layoutdsl.diagnostics import DiagnosticError
 from layoutdsl.plan.bind import bind
 from layoutdsl.plan.model import Digit, Plan
-from layoutdsl.runtime import apply as runtime_apply
-from layoutdsl.runtime.apply import apply
+from layoutdsl.runtime import commit as runtime_commit
+from layoutdsl.runtime.apply import Policy, apply
 from layoutdsl.runtime.dtypes import TORCH
 from layoutdsl.runtime.execute import run
+from layoutdsl.runtime.marks import kernel_form
+from layoutdsl.runtime.record import RECORD
+from layoutdsl.runtime.restore import restore
 
 N, E = Digit("n", 1, 8), Digit("e", 1, 3)
 AXES = (("n", 8), ("e", 3))
@@ -46,7 +50,7 @@ def snapshot(module: Module) -> dict[str, Any]:
     """Everything that a caller could see."""
     seen: dict[str, Any] = {}
     for name, child in module.named_modules():
-        plain = {key: value for key, value in child.__dict__.items() if not key.startswith("_") or key == runtime_apply.RECORD}
+        plain = {key: value for key, value in child.__dict__.items() if not key.startswith("_") or key == RECORD}
         tensors = {**child._parameters, **child._buffers}
         seen[name] = (list(child._parameters), list(child._buffers), set(child._non_persistent_buffers_set), plain)
         for key, tensor in tensors.items():
@@ -92,12 +96,24 @@ def test_linear() -> None:
 def test_experts_with_lists() -> None:
     module = loaded(EXPERTS)
     apply(EXPERTS, module)
-    assert isinstance(module.w13_weight_list, list)
+    assert type(module.w13_weight_list) is list
     assert [part.shape for part in module.w13_weight_list] == [(128, 16)] * 3
-    assert not any(isinstance(part, Parameter) for part in module.w13_weight_list)
+    assert all(part is module.get_parameter(f"w13_weight_list_{i}") for i, part in enumerate(module.w13_weight_list))
     assert module.w13_scale_bias_list[1].data_ptr() == module.w13_scale_bias[1].data_ptr()
     assert not hasattr(module, "w13_weight_scale_second")
-    assert "w13_weight_list" not in module.state_dict()
+    assert {"w13_weight_list_0", "w13_weight_list_2"} <= set(module.state_dict())
+
+
+def test_lists_follow_a_reloader_that_registers_other_parameters() -> None:
+    module = loaded(EXPERTS)
+    apply(EXPERTS, module)
+    other = Parameter(module.w13_weight_list_1.data + 1, requires_grad=False)
+    module.w13_weight_list_1 = other
+    with pytest.raises(DiagnosticError, match="torn"):
+        apply(EXPERTS, module)
+    other.__dict__.update(module.w13_weight_list_0.__dict__)  # a mark of another tensor's
+    with pytest.raises(DiagnosticError, match="torn"):
+        apply(EXPERTS, module)
 
 
 def kinds_plan() -> Plan:
@@ -114,20 +130,21 @@ def kinds_plan() -> Plan:
 
 
 def test_kinds_and_dotted_names() -> None:
+    """Every tensor is a Parameter, whatever the kind: generic reloaders look at nothing else."""
     plan = kinds_plan()
     module = loaded(plan)
-    spare = module.spare
+    spare, scale = module.spare, module.fa_k.scale
     apply(plan, module)
     child = module.fa_k
     assert isinstance(child, Module)
-    assert list(child._parameters) == ["wide"]
-    assert type(child.scale) is torch.Tensor
+    assert list(child._parameters) == ["scale", "wide"]
+    assert child.scale is scale
     assert child.scale.dtype == torch.float32
-    assert not module._parameters
-    assert set(module._buffers) == {"spare", "fresh"}
-    assert module.spare.data_ptr() == spare.data_ptr()
-    assert set(module.state_dict()) == {"fa_k.wide"}
-    assert isinstance(module.one, list)
+    assert set(module._parameters) == {"spare", "fresh", "one_0"}
+    assert not module._buffers
+    assert module.spare is spare
+    assert type(module.one) is list
+    assert module.one[0] is module.one_0
     assert module.number == 0.5
 
 
@@ -140,9 +157,11 @@ def test_inputs_may_be_buffers_or_plain_attributes() -> None:
     del module.fa_k.scale
     module.fa_k.register_buffer("scale", scale)
     apply(plan, module)
-    assert set(module._buffers) == {"spare", "fresh"}
-    assert type(module.fa_k.scale) is torch.Tensor
-    assert refused(plan, module) == "already-applied"
+    assert not module._buffers and not module.fa_k._buffers
+    assert isinstance(module.spare, Parameter) and isinstance(module.fa_k.scale, Parameter)
+    before = snapshot(module)
+    apply(plan, module)
+    assert snapshot(module) == before
 
 
 def test_gradients_do_not_stand_in_the_way() -> None:
@@ -164,21 +183,35 @@ def square_plan() -> Plan:
     return bind(w.plan((), (("n", 8), ("k", 8))), {})
 
 
-@pytest.mark.parametrize("plan", [LINEAR, EXPERTS, kinds_plan()])
-def test_a_second_time_is_refused(plan: Plan) -> None:
+@pytest.mark.parametrize("plan", [LINEAR, EXPERTS, kinds_plan(), square_plan()])
+def test_a_second_time_changes_nothing(plan: Plan) -> None:
     module = loaded(plan)
     apply(plan, module)
-    assert refused(plan, module) == "already-applied"
+    before = snapshot(module)
+    apply(plan, module)
+    assert snapshot(module) == before
 
 
 def test_another_plan_on_the_same_tensors_is_refused() -> None:
     plan = square_plan()
     module = loaded(plan)
     apply(plan, module)
-    assert refused(plan, module) == "already-applied"
+    assert refused(replace(plan, scheme="OTHER"), module) == "torn"
     other = Module()
     other.register_parameter("weight", module.weight)
-    assert refused(plan, other) == "already-applied"
+    before = module.weight.clone()
+    apply(plan, other)
+    assert torch.equal(other.weight, before)
+
+
+def test_another_plan_on_tensors_created_anew() -> None:
+    plan, other = square_plan(), replace(square_plan(), scheme="OTHER")
+    module = loaded(plan)
+    apply(plan, module)
+    module.weight = Parameter(torch.arange(64, dtype=torch.int8).view(8, 8), requires_grad=False)
+    apply(other, module)
+    assert torch.equal(module.weight, torch.arange(64, dtype=torch.int8).view(8, 8).T)
+    assert refused(plan, module) == "torn"
 
 
 COPIES = {
@@ -195,7 +228,9 @@ def test_a_copy_knows_that_it_was_applied(plan: Plan, copied: Callable[[Module],
     module = loaded(plan)
     apply(plan, module)
     twin = copied(module)
-    assert refused(plan, twin) == "already-applied"
+    before = snapshot(twin)
+    apply(plan, twin)
+    assert snapshot(twin) == before
     loaded(plan, twin)
     apply(plan, twin)
     for name, tensor in module.named_parameters():
@@ -252,8 +287,8 @@ def test_a_failure_in_the_middle_leaves_the_module_as_it_was(step: int, monkeypa
 
         return wrapped
 
-    monkeypatch.setattr(runtime_apply, "_put", failing(runtime_apply._put))
-    monkeypatch.setattr(runtime_apply, "_tensors", failing(runtime_apply._tensors))
+    for name in ("_put", "_put_plain", "_parameter"):
+        monkeypatch.setattr(runtime_commit, name, failing(getattr(runtime_commit, name)))
     with pytest.raises(RuntimeError, match="out of memory"):
         apply(plan, module)
     assert snapshot(module) == before
@@ -262,11 +297,65 @@ def test_a_failure_in_the_middle_leaves_the_module_as_it_was(step: int, monkeypa
     assert module.number == 0.5
 
 
-def test_a_failure_at_parameters_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("policy", ["stage", "stream"])
+def test_some_of_an_output_is_loaded_anew(policy: Policy) -> None:
     module = loaded(LINEAR)
-    module.weight_scale.requires_grad_(True)
-    before = snapshot(module)
-    monkeypatch.setattr(runtime_apply, "_tensors", lambda value: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        apply(LINEAR, module)
-    assert snapshot(module) == before
+    apply(LINEAR, module)
+    module.weight = Parameter(torch.ones(64, 128, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(DiagnosticError) as caught:
+        apply(LINEAR, module, policy=policy)
+    found = {one.where: one.notes for one in caught.value.diagnostics}
+    assert {one.code for one in caught.value.diagnostics} == {"torn"}
+    assert found["weight_scale_bias"][0] == "`weight` was loaded"
+    assert "`weight_scale` is in the kernel's form, or was consumed" in found["weight_scale_bias"]
+    assert "weight" not in found
+
+
+def test_what_stays_in_place_may_be_loaded_at_any_time() -> None:
+    """And what is made of nothing else is made anew."""
+    plan = kinds_plan()
+    w = Writer()
+    scale = w.input("scale", kind("bfloat16", (N,)))
+    w.output("scale", scale)
+    w.output("wide", w.compute(kind("float32", (N,)), f32(at(scale))))
+    plan = bind(w.plan((), AXES), {})
+    module = loaded(plan)
+    apply(plan, module)
+    wide, place = module.wide, module.wide.data_ptr()
+    assert kernel_form(module.scale) is None
+    module.scale.data.fill_(3)
+    apply(plan, module)
+    assert module.wide is wide and module.wide.data_ptr() == place
+    assert torch.equal(module.wide, torch.full((8,), 3.0))
+
+
+@pytest.mark.parametrize("policy", ["stage", "stream"])
+@pytest.mark.parametrize("order", [("weight", "seen"), ("seen", "weight")])
+def test_a_view_of_what_is_written_over(order: tuple[str, str], policy: Policy) -> None:
+    """After ``restore`` the input lies where the output of its name will be, and another output is a view of it."""
+    w = Writer()
+    n, k = Digit("n", 1, 8), Digit("k", 1, 8)
+    weight = w.input("weight", kind("int8", (n,), (k,)))
+    made = {"weight": w.move(weight, kind("int8", (k,), (n,)), "never"), "seen": w.move(weight, kind("int8", (n, k)), "must")}
+    for name in order:
+        w.output(name, made[name])
+    plan = bind(w.plan((), (("n", 8), ("k", 8))), {})
+    module = loaded(plan)
+    given = module.weight.clone()
+    apply(plan, module)
+    places = [module.get_parameter(name).data_ptr() for name in order]
+    for turn in range(3):
+        restore(plan, module)
+        module.weight.data.copy_(given + turn)
+        apply(plan, module, policy=policy)
+        assert torch.equal(module.weight, (given + turn).t())
+        assert torch.equal(module.seen, (given + turn).flatten())
+        assert [module.get_parameter(name).data_ptr() for name in order] == places
+
+
+def test_donate_is_for_the_first_load() -> None:
+    module = loaded(LINEAR)
+    apply(LINEAR, module, policy="donate")
+    restore(LINEAR, module)
+    with pytest.raises(DiagnosticError, match="policy-invalid"):
+        apply(LINEAR, module, policy="donate")

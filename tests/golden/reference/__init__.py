@@ -5,17 +5,21 @@ sizes that nobody recorded. ``test_reference.py`` proves it against every record
 
 One exception: where the original loses the last groups of a block scale, or crashes on them, because it counts them with a floor or wants an even number
 of them, this covers every input and completes the pair with a zero byte, as the original itself does where it does it right.
+
+``added`` has the schemes that the original lacks; those are proved on what their writer stores and decodes, in ``tests/checkpoint``.
 """
 
 from __future__ import annotations
 
-from tests.golden.reference import attention, int4, int8, mx, w4a8
+from tests.golden.reference import added, attention, int4, int8, mx, w4a8
 from tests.golden.reference.layer import HEAD, RELEASE, SEED, Case, Declared, Layer, Stored, Tensors
 
-__all__ = ["HEAD", "RELEASE", "SCHEMES", "SEED", "Case", "Declared", "Layer", "Stored", "load", "parameters"]
+__all__ = ["ADDED", "HEAD", "RELEASE", "SCHEMES", "SEED", "Case", "Declared", "Layer", "Stored", "load", "parameters"]
 
-SCHEMES = {**w4a8.SCHEMES, **int8.SCHEMES, **int4.SCHEMES, **mx.SCHEMES, **attention.SCHEMES}
+SCHEMES = {**w4a8.SCHEMES, **int8.SCHEMES, **int4.SCHEMES, **mx.SCHEMES, **attention.SCHEMES, **added.SCHEMES}
 """``scheme.layer`` to two functions: the parameters that are created, and what becomes of them."""
+ADDED = frozenset(added.SCHEMES)
+"""Those that no recording can have."""
 
 
 def parameters(case: Case) -> Declared:
