@@ -7,7 +7,7 @@ Invariants: every byte of a unit is read once; a block is as large as the caller
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from threading import local
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from layoutdsl.checkpoint.evaluate import Run, Scope, program
+from layoutdsl.checkpoint.evaluate import Run, Scope, program, reads
 from layoutdsl.checkpoint.numbers import Array, Reader, scratch
 from layoutdsl.checkpoint.reading import Rows, whole
 from layoutdsl.checkpoint.units import Meaning, Unit
@@ -50,15 +50,14 @@ def rows_of(meaning: Meaning, unit: Unit, block: int) -> Rows:
     return rows if meaning.row_axis else rows.by(rows.count)
 
 
-def held_arrays(unit: Unit, meaning: Meaning, done: Callable[[int], None], watch: Watch | None = None) -> dict[str, Array]:
-    """Everything but the weight, in float64. watch: is shown the bytes of each tensor."""
+def held_arrays(unit: Unit, meaning: Meaning, names: Iterable[str], done: Callable[[int], None], watch: Watch | None = None) -> dict[str, Array]:
+    """These tensors in float64. watch: is shown the bytes of each."""
     found = {}
-    for name in meaning.kinds:
-        if name != meaning.weight:
-            raw = whole(unit.tensors[name], done)
-            if watch is not None:
-                watch(name, raw)
-            found[name] = meaning.readers[name](raw, np.float64)
+    for name in names:
+        raw = whole(unit.tensors[name], done)
+        if watch is not None:
+            watch(name, raw)
+        found[name] = meaning.readers[name](raw, np.float64)
     return found
 
 
@@ -100,17 +99,32 @@ class Decoded:
 
     def blocks(self, rows: int, done: Callable[[int], None], names: Sequence[str] = ()) -> Iterator[dict[str, Array]]:
         """These results, or all, over the next so many rows, valid until the next block. rows: a multiple of ``step``. Raises: DiagnosticError, Unsupported."""
-        meaning, names = self.meaning, tuple(names) or tuple(self.meaning.results)
-        held, packed = held_arrays(self.unit, meaning, done), meaning.packed_rows
-        stream = rows_of(meaning, self.unit, 1)
-        stream = stream.by(-(-rows // packed)) if meaning.row_axis else stream
-        for first, raw in stream.blocks(done):
-            count = raw.size // stream.size
-            block = self.programs.once((id(meaning), count, names, self.memory), lambda count=count: self._block(count, names))  # type: ignore[misc]
-            arrays = cut(held, meaning, first * packed, count * packed)
-            room = scratch(self.memory, prod(block.reader.shape.counts), np.float32)
-            arrays[meaning.weight] = block.reader(raw, np.float32, room)
-            yield {name: run(arrays).reshape(shape) for name, (run, shape) in block.results.items()}
+        names = tuple(names) or tuple(self.meaning.results)
+        held = self.held(names, done)
+        for first, raw in self.raw(rows, done):
+            yield self.of(first, raw, held, names)
+
+    def held(self, names: Iterable[str], done: Callable[[int], None]) -> dict[str, Array]:
+        """What these results read besides the weight."""
+        scope = self.meaning.scope()
+        needed = set().union(*(reads(self.meaning.results[name].body, scope) for name in names)) - {self.meaning.weight}
+        return held_arrays(self.unit, self.meaning, needed, done)
+
+    def raw(self, rows: int, done: Callable[[int], None]) -> Iterator[tuple[int, Array]]:
+        """The bytes of the next so many rows of the weight, and the number of the first."""
+        packed, stream = self.meaning.packed_rows, rows_of(self.meaning, self.unit, 1)
+        for first, raw in (stream.by(-(-rows // packed)) if self.meaning.row_axis else stream).blocks(done):
+            yield first * packed, raw
+
+    def of(self, first: int, raw: Array, held: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        """These results of one block."""
+        meaning, packed = self.meaning, self.meaning.packed_rows
+        count = raw.size // rows_of(meaning, self.unit, 1).size
+        block = self.programs.once((id(meaning), count, names, self.memory), lambda: self._block(count, names))
+        arrays = cut(held, meaning, first, count * packed)
+        room = scratch(self.memory, prod(block.reader.shape.counts), np.float32)
+        arrays[meaning.weight] = block.reader(raw, np.float32, room)
+        return {name: run(arrays).reshape(shape) for name, (run, shape) in block.results.items()}
 
     def _block(self, count: int, names: Sequence[str]) -> _Block:
         meaning, rows = self.meaning, count * self.meaning.packed_rows

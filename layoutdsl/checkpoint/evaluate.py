@@ -290,7 +290,10 @@ def _sum(entries: Sequence[Entry], body: Expr, scope: Scope) -> Node:
     same = prod(loop.ext for d, loop in enumerate(inner.loops) if d >= kept and not any(d in own for own in dims))
     shapes = [tuple(part.shape[d] for d in own) for part, own in zip(parts, dims)]
     examples: list[Any] = [item for shape, own in zip(shapes, dims) for item in (np.broadcast_to(np.float64(0), shape), own)]
-    path, _ = np.einsum_path(*examples, out, optimize="optimal" if len(parts) > 2 else "greedy")
+    # One pass over the largest is best where the others only scale it; else, as with rotations, two at a time.
+    largest: list[int] = max(dims, key=len)
+    one_pass = {d for own in dims for d in own} == {*largest}
+    path = not one_pass and np.einsum_path(*examples, out, optimize="optimal" if len(parts) > 2 else "greedy")[0]
     shape = tuple(max((part.shape[d] for part in parts), default=1) for d in range(kept))
 
     def run(arrays: Arrays) -> Array:

@@ -107,7 +107,7 @@ class Fit:
         wrong, narrowed = _dtypes(case)
         # What another config explains is no fault of its own.
         names = [] if any(fault.lie for fault in misshapen) else [*_missing(case), *_unexpected(case)]
-        return Verdict((*misshapen, *names, *_absent(case), *_unlike(case), *wrong), plan, sizes, tuple(narrowed))
+        return Verdict((*misshapen, *names, *_absent(case), *_beyond(case, self.experts), *_unlike(case), *wrong), plan, sizes, tuple(narrowed))
 
 
 def _counted(number: int, word: str) -> str:
@@ -156,6 +156,13 @@ def _absent(case: Case) -> Iterator[Fault]:
     if absent:
         known = f"there are {case.experts} experts, {case.experts - len(absent)} of them in the files"
         yield Fault("tensor-missing", "the files have no tensor of this expert", parts=tuple(Part(expert) for expert in absent), notes=(known,))
+
+
+def _beyond(case: Case, stated: int | None) -> Iterator[Fault]:
+    if stated and case.experts > stated:
+        notes = (f"config.json speaks of {stated} experts",)
+        parts = tuple(Part(expert) for expert in range(stated, case.experts))
+        yield Fault("tensor-unexpected", "the model has no such expert", parts=parts, notes=notes)
 
 
 def _missing(case: Case) -> Iterator[Fault]:

@@ -326,6 +326,12 @@ def _about_series(files: Collection[str], doubled: Collection[str]) -> Iterator[
         for number in sorted(numbers - set(range(1, total + 1))):
             file = f"{stem}-{number:05}-of-{total:05}.safetensors"
             yield Diagnostic(code="shard-stray", message=f"by their names there are {total} shards, and this is another", where=file)
+    for file in sorted(set(files) - set(doubled)) if series else ():
+        if not SHARD_OF_SERIES.fullmatch(file):
+            notes = ("there is no index, so that loaders read it with them",)
+            yield Diagnostic(
+                code="shard-stray", message="this file is not one of the shards, by their names", where=file, notes=notes, helps=("move it to a sub-folder",)
+            )
 
 
 def _about_ignored(ignored: Shards, needed: Mapping[str, list[str]], index: _Index) -> Iterator[Diagnostic]:
@@ -338,7 +344,7 @@ def _about_ignored(ignored: Shards, needed: Mapping[str, list[str]], index: _Ind
             yield Diagnostic(code="shard-unlisted", message=message, where=file, notes=notes, helps=("write the index again from the headers of the files",))
         elif not file.startswith("consolidated"):
             notes = (f"{index.file} does not name it", f"it holds {len(held)} tensors")
-            yield Diagnostic(code="shard-unlisted", message="loaders do not read this file", severity="note", where=file, notes=notes)
+            yield Diagnostic(code="shard-unlisted", message="loaders do not read this file", severity="warning", where=file, notes=notes)
 
 
 def _needed(ignored: Shards, tensors: Mapping[str, StoredTensor], description: Mapping[str, Any], index: _Index) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod, sqrt
 from typing import Any
@@ -48,7 +48,8 @@ class Broken:
 @dataclass(slots=True)
 class Equation:
     """One invariant over one unit. entries: what the right side is evaluated over, as the left side has it or in digits of the weight's own axis. runs: the
-    axis and length of the runs of the weight that it needs sums of; None: it does not read the weight, or needs each element."""
+    axis and length of the runs of the weight that it needs sums of; None: it does not read the weight, or needs each element. reads: the tensors of the right
+    side."""
 
     unit: Unit
     meaning: Meaning
@@ -56,7 +57,7 @@ class Equation:
     left: Index
     right: Expr
     entries: tuple[Entry, ...]
-    weight: bool
+    reads: frozenset[str]
     runs: tuple[str, int] | None
     programs: Programs
     broken: Broken = field(default_factory=Broken)
@@ -142,16 +143,18 @@ class Equation:
 
     def _rounding(self, arrays: Mapping[str, Array], rows: int) -> Any:
         """What rounding may do: to the factors, each by half of its last digit; and to a sum of so many terms in float32."""
-        scope = self.meaning.scope()
-        units = sum(self._unit(name) for name in reads(self.right, scope))
-        allowed = 2 * units * self._run(self.right, arrays, rows, absolute=True)
+        factors = 2 * sum(self._unit(name) for name in self.reads)
         if not self.weight:
-            return allowed
-        kind, run = self.meaning.kinds[self.meaning.weight], self.runs[1] if self.runs else 1
-        largest = float(1 << (ELEMENTS[kind.element].bits - 1)) if ELEMENTS[kind.element].kind == "int" else float(np.abs(arrays[self.meaning.weight]).max())
-        most = {**arrays, self.meaning.weight: np.full_like(arrays[self.meaning.weight], largest * run)}
-        terms = prod(self.meaning.held[self.meaning.weight].counts) / max(self.meaning.rows, 1)
-        return allowed + 4 * FLOAT32 * sqrt(terms) * self._run(self.right, most, rows, absolute=True)
+            return factors * self._run(self.right, arrays, rows, absolute=True)
+        weight, kind = arrays[self.meaning.weight], ELEMENTS[self.meaning.kinds[self.meaning.weight].element]
+        largest = float(1 << (kind.bits - 1)) if kind.kind == "int" else float(np.abs(weight).max())
+        largest *= self.runs[1] if self.runs else 1
+        terms = 4 * FLOAT32 * sqrt(prod(self.meaning.held[self.meaning.weight].counts) / max(self.meaning.rows, 1))
+        if self.runs and factors:
+            # The weight is a factor once, so that both bounds are one evaluation.
+            return factors * self._run(self.right, {**arrays, self.meaning.weight: np.abs(weight) + largest * terms / factors}, rows, absolute=True)
+        most = {**arrays, self.meaning.weight: np.full_like(weight, largest)}
+        return factors * self._run(self.right, arrays, rows, absolute=True) + terms * self._run(self.right, most, rows, absolute=True)
 
     def _unit(self, name: str) -> float:
         """Half of the last digit of what the file holds, relative."""
@@ -180,6 +183,11 @@ class Equation:
             div = self.meaning.scope().number(digit.div)
             found.append(int(index) + (first // div if digit.axis == self.meaning.row_axis else 0))
         return tuple(found)
+
+    @property
+    def weight(self) -> bool:
+        """Does it read the weight."""
+        return self.meaning.weight in self.reads
 
     @property
     def possible(self) -> bool:
@@ -217,17 +225,23 @@ class Equation:
         yield Diagnostic(code="invariant-broken", message=f"`{text}` does not hold", where=self.tensor.name, notes=tuple(notes), helps=helps)
 
 
-Found = tuple[Rule, Index, Expr, "tuple[Entry, ...]", bool, "tuple[str, int] | None"]
+Found = tuple[Rule, Index, Expr, "tuple[Entry, ...]", "frozenset[str]", "tuple[str, int] | None"]
 
 
-def equations(unit: Unit, meaning: Meaning, programs: Programs) -> list[Equation]:
-    """The invariants that hold here and whose tensors are all stored."""
-    rules = programs.once((id(meaning), "rules"), lambda: list(_rules(meaning)))
+def equations(unit: Unit, meaning: Meaning, rules: Sequence[Found], programs: Programs) -> list[Equation]:
+    """The invariants of one unit. rules: :func:`rules_of` its meaning."""
     found = [Equation(unit, meaning, *rule, programs) for rule in rules]
     return [equation for equation in found if equation.possible]
 
 
-def _rules(meaning: Meaning) -> Iterator[Found]:
+def held_by(rules: Iterable[Found], meaning: Meaning) -> frozenset[str]:
+    """The tensors that these read besides the weight."""
+    names = {name for _, left, _, _, names, _ in rules for name in (meaning.context.member.expand(left.name), *names)}
+    return frozenset(names - {meaning.weight})
+
+
+def rules_of(meaning: Meaning) -> Iterator[Found]:
+    """The invariants that hold here and whose tensors are all stored."""
     scope = meaning.scope()
     for rule in meaning.plan.document.invariants:
         match rule.expr:
@@ -235,9 +249,10 @@ def _rules(meaning: Meaning) -> Iterator[Found]:
                 names = {meaning.context.member.expand(node.name) for node in nodes(right) if isinstance(node, Index)}
                 if meaning.context.member.expand(name) not in meaning.kinds or not names <= {*meaning.kinds, *meaning.absent, *meaning.results}:
                     continue
-                weight = bool(meaning.weight) and meaning.weight in reads(right, scope)
                 right, entries = _in_digits(right, left.entries, scope)
-                yield rule, left, right, entries, weight, run_length(right, entries, meaning.weight, scope) if weight and meaning.row_axis else None
+                needed = frozenset(reads(right, scope))
+                runs = run_length(right, entries, meaning.weight, scope) if meaning.weight in needed and meaning.row_axis else None
+                yield rule, left, right, entries, needed, runs
 
 
 # ---- digits ---------------------------------------------------------------------------------------------------------------------------------------------

@@ -30,12 +30,13 @@ _STEERING = (*_WEIGHTS, *_ATTENTION)
 @dataclass(slots=True)
 class _Described:
     """The description, sorted out. types: of the modules with a weight. attention: the attention modules behind each mark of a quantized cache.
-    config: the keys that are for the whole folder and that specs read."""
+    config: the keys that are for the whole folder and that specs read. unreadable: the modules whose type is no word."""
 
     by: str
     types: dict[str, str]
     attention: dict[str, list[str]]
     config: dict[str, Any]
+    unreadable: set[str] = field(default_factory=set)
     findings: list[Diagnostic] = field(default_factory=list)
 
 
@@ -66,6 +67,7 @@ def _sorted_out(description: Mapping[str, Any], said_by: str) -> _Described:
         elif isinstance(value, str):
             types[key.rpartition(".")[0]] = value
         else:
+            found.unreadable.add(key.rpartition(".")[0])
             message = f"the type of a weight is a word, not {type(value).__name__}"
             wrong.append(_bad_value(key, message, value, said_by, 'write the scheme, such as "W8A8_DYNAMIC", or "FLOAT"'))
     for name, kind in _KEYS.items():
@@ -212,19 +214,21 @@ def _mixed_experts(prefix: str, types: Mapping[tuple[int, str], str], by: str) -
 def _check_fused(described: _Described, modules: Modules) -> set[str]:
     """Members of a module must have one scheme, all of them a key, and all must be there. Gives those that have several: nobody can load them."""
     several = set()
-    types = described.types
+    types, unknown = described.types, {finding.where for finding in described.findings if finding.code == "scheme-unknown"}
     present = [name for name, tensors in modules.plain.items() if name in types or "weight" in tensors or "weight_packed" in tensors]
     for fused, members, absent in grouping.fused_modules(modules, present):
         said = {member: types[module] for member, module in members.items() if module in types}
         if not said:
             continue
-        if mixed := grouping.disagreement(fused, said, described.by):
+        known = {member: scheme for member, scheme in said.items() if members[member] not in unknown}
+        if mixed := grouping.disagreement(fused, known, described.by):
             described.findings.append(mixed)
             several.add(fused)
         parent = fused.rpartition(".")[0]
         if lacking := tuple(member for member in absent if f"{parent}.{member}" not in types):
             described.findings.append(grouping.lack(fused, members, lacking))
-        described.findings += [_key_missing(module, described.by) for member, module in members.items() if member not in said]
+        without = [module for member, module in members.items() if member not in said and module not in described.unreadable]
+        described.findings += [_key_missing(module, described.by) for module in without]
     return several
 
 
@@ -240,7 +244,7 @@ def _without_key(described: _Described, modules: Modules) -> list[Diagnostic]:
     typed = {f"{name.rpartition('.')[0]}.{table[last][0]}" for name in types if (last := name.rpartition(".")[2]) in table}
     found = []
     for name, tensors in modules.plain.items():
-        if name in types or not looks_quantized(tensors):
+        if name in types or name in described.unreadable or not looks_quantized(tensors):
             continue
         parent, _, last = name.rpartition(".")
         if last not in table or f"{parent}.{table[last][0]}" not in typed:

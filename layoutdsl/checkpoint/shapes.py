@@ -67,7 +67,8 @@ def _turned(case: Case, shapes: Shapes) -> list[Fault]:
             continue
         rest = _sizes(case.plan, {other: shape for other, shape in shapes.items() if other != name}) or {}
         left_open = None in declared_dims(case.plan.inputs[name], rest)
-        notes = (f"or a part of it is missing: the other tensors say {_text(rest)} and no more",) if left_open else ()
+        alone = f"or `{next(iter(shapes.keys() - {name}), '')}` is: only these two speak of the sizes, and they contradict each other"
+        notes = ((f"or a part of it is missing: the other tensors say {_text(rest)} and no more" if rest else alone),) if left_open else ()
         helps = ("store it as the table of `layoutdsl describe` says",)
         return [
             Fault(
@@ -100,7 +101,10 @@ def _lies(case: Case, shapes: Shapes) -> list[Fault]:
         if plan is not None and sizes is not None and not any(failed_requirements(plan.plan.data, sizes)):
             found.append((len(case.strangers(plan)), Lie(name, case.plan.plan.config.get(name), value), plan, sizes))
     best = [row for row in found if row[0] == min(other[0] for other in found)]
-    if len(best) != 1 or (best[0][0] and best[0][0] >= len(case.strangers(case.plan)) and _sizes(case.plan, shapes) is not None):
+    unknown = len(case.strangers(case.plan))
+    # Without groups no scale of a group means anything: that explains nothing.
+    ungrouped = len(best) == 1 and best[0][1].name == "group_size" and best[0][0] > unknown
+    if len(best) != 1 or ungrouped or (best[0][0] and best[0][0] >= unknown and _sizes(case.plan, shapes) is not None):
         return []
     _, lie, plan, sizes = best[0]
     return [*_reshaped(case, lie, sizes, shapes), *_renamed(case, lie, plan)]

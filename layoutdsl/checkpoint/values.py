@@ -9,14 +9,14 @@ Invariants: memory stays within the budget, whatever the size of a tensor; what 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 
 import numpy as np
 
 from layoutdsl.checkpoint.decoded import Programs, held_arrays, rows_of
-from layoutdsl.checkpoint.invariants import ENOUGH, Equation, equations
+from layoutdsl.checkpoint.invariants import ENOUGH, Equation, Found, equations, held_by, rules_of
 from layoutdsl.checkpoint.model import Layer, StoredTensor
 from layoutdsl.checkpoint.numbers import Array
 from layoutdsl.checkpoint.plans import Plans
@@ -32,12 +32,10 @@ OVERHEAD = 12 * BLOCK + 10 * 8 * ENOUGH
 
 def check_values(
     layers: Iterable[Layer],
-    consumer: str,
-    device: str,
+    plans: Plans,
     *,
     max_memory: int,
     progress: Callable[[str], None],
-    params_dtype: str = "bfloat16",
     others: Iterable[StoredTensor] = (),
 ) -> Iterator[Diagnostic]:
     """Everything that is wrong with the values of these layers, in the order of the files; ``others`` are tensors outside of layers.
@@ -45,8 +43,8 @@ def check_values(
     max_memory: bytes for buffers, whatever the tensors' sizes. progress: is told every few seconds how far it is. A tensor that does not fit its spec, which
     the checks of the headers say, is only looked at value by value.
     """
-    units = Units(Plans(consumer, device, params_dtype))
-    jobs = [_Job(unit.tensors, unit, unit.meaning) for layer in layers for unit in units.of(layer) if unit.tensors]
+    units, rules = Units(plans), _Rules()
+    jobs = [_Job(unit.tensors, unit, unit.meaning, rules.of(unit.meaning)) for layer in layers for unit in units.of(layer) if unit.tensors]
     jobs = sorted([*jobs, *(_Job({tensor.name: tensor}) for tensor in others)], key=lambda job: job.place)
     said, programs = Progress(progress, sum(job.size for job in jobs)), Programs()
     yield from (job.too_large(max_memory) for job in jobs if job.needs > max_memory)
@@ -61,12 +59,27 @@ def check_values(
 
 
 @dataclass(frozen=True, slots=True)
+class _Rules:
+    """The invariants of each meaning, found once."""
+
+    _known: dict[int, tuple[Found, ...]] = field(default_factory=dict)
+
+    def of(self, meaning: Meaning | None) -> tuple[Found, ...]:
+        if meaning is None:
+            return ()
+        if id(meaning) not in self._known:
+            self._known[id(meaning)] = tuple(rules_of(meaning))
+        return self._known[id(meaning)]
+
+
+@dataclass(frozen=True, slots=True)
 class _Job:
     """The tensors of a unit, or one tensor that belongs to none."""
 
     tensors: Mapping[str, StoredTensor]
     unit: Unit | None = None
     meaning: Meaning | None = None
+    rules: tuple[Found, ...] = ()
 
     @property
     def largest(self) -> StoredTensor:
@@ -82,11 +95,11 @@ class _Job:
 
     @property
     def needs(self) -> int:
-        """Bytes of memory: the weight passes in blocks, the others are held, as stored and as float64."""
+        """Bytes of memory: the weight passes in blocks, what invariants read is held, as stored and as float64."""
         meaning = self.meaning
         if meaning is None or not meaning.weight:
             return OVERHEAD
-        held = [name for name in meaning.kinds if name != meaning.weight or not meaning.row_axis]
+        held = [*held_by(self.rules, meaning), *([] if meaning.row_axis else [meaning.weight])]
         return OVERHEAD + sum(self.tensors[name].end - self.tensors[name].begin + 8 * prod(meaning.held[name].counts) for name in held)
 
     def too_large(self, budget: int) -> Diagnostic:
@@ -99,7 +112,8 @@ class _Job:
         try:
             if self.meaning is None or self.unit is None or not self.meaning.weight:
                 return self._each(self.tensors, done)
-            rest = {name: tensor for name, tensor in self.tensors.items() if name not in self.meaning.kinds}
+            together = {self.meaning.weight, *held_by(self.rules, self.meaning)}
+            rest = {name: tensor for name, tensor in self.tensors.items() if name not in together}
             return [*self._together(self.unit, self.meaning, done, programs), *self._each(rest, done)]
         except DiagnosticError as error:
             return list(error.diagnostics)
@@ -115,9 +129,10 @@ class _Job:
         return found
 
     def _together(self, unit: Unit, meaning: Meaning, done: Callable[[int], None], programs: Programs) -> list[Diagnostic]:
-        watches = {name: self._watch(name) for name in meaning.kinds}
-        held = held_arrays(unit, meaning, done, lambda name, raw: watches[name].see(raw))
-        rules = equations(unit, meaning, programs)
+        names = sorted(held_by(self.rules, meaning))
+        watches = {name: self._watch(name) for name in (meaning.weight, *names)}
+        held = held_arrays(unit, meaning, names, done, lambda name, raw: watches[name].see(raw))
+        rules = equations(unit, meaning, self.rules, programs)
         streamed = [rule for rule in rules if rule.weight]
         rows, constant = rows_of(meaning, unit, BLOCK), self._constant_rows(meaning)
         for _, raw in rows.blocks(done):

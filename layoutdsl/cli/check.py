@@ -67,7 +67,7 @@ def run(arguments: Namespace) -> int:
 
         held = {tensor.name for layer in layers for parts in layer.stored.values() for tensor in parts.values()}
         others = [] if arguments.layers else [tensor for tensor in folder.tensors.values() if tensor.name not in held]
-        findings += check_values(layers, consumer, device, max_memory=budget, progress=output.log, params_dtype=plans.params_dtype, others=others)
+        findings += check_values(layers, plans, max_memory=budget, progress=output.log, others=others)
     return _report(fold(findings), folder, layers, arguments)
 
 

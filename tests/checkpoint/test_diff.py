@@ -13,6 +13,7 @@ import pytest
 from layoutdsl.checkpoint.diff import Difference, Model, diff
 from layoutdsl.checkpoint.folder import read_folder
 from layoutdsl.checkpoint.layers import layers_of
+from layoutdsl.checkpoint.plans import Plans
 from layoutdsl.checkpoint.values import check_values
 from layoutdsl.diagnostics import Diagnostic
 from tests.checkpoint.filled import GROUP, change, dense, exchange, swapped, unpack, w4a8_experts
@@ -125,7 +126,7 @@ def test_exchanged_experts_contradict_nothing(tmp_path: Path) -> None:
     draft = w4a8_experts()
     exchange_experts(draft)
     layers = model(draft, tmp_path).layers
-    assert list(check_values(layers, CONSUMER, DEVICE, max_memory=1 << 28, progress=print)) == []
+    assert list(check_values(layers, Plans(CONSUMER, DEVICE, "bfloat16"), max_memory=1 << 28, progress=print)) == []
 
 
 # ---- sides ---------------------------------------------------------------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def test_invariants_hold_for_what_the_oracle_makes(name: str, tmp_path: Path) ->
             continue
         layer = layer_of(configuration, made, tmp_path / "layer.safetensors")
         consumer, device, dtype = platform(configuration)
-        findings = list(check_values([layer], consumer, device, max_memory=1 << 28, progress=print, params_dtype=dtype))
+        findings = list(check_values([layer], Plans(consumer, device, dtype), max_memory=1 << 28, progress=print))
         # Its scales are negative too, and its offsets are never zero unless an invariant says so.
         assert [finding for finding in findings if finding.severity == "error"] == [], configuration.title
 

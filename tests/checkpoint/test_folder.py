@@ -183,9 +183,9 @@ FAULTS: dict[str, tuple[Draft, Plant, str, str, str]] = {
         "error",
         SECOND,
     ),
-    "a stray file that is ignored": (SLIM, shard("old.safetensors", "old.weight"), "shard-unlisted", "note", "old.safetensors"),
-    "a copy that is ignored": (SLIM, copied(SECOND, "copy.safetensors"), "shard-unlisted", "note", "copy.safetensors"),
-    "an empty file that is ignored": (SLIM, text("empty.safetensors", ""), "shard-unlisted", "note", "empty.safetensors"),
+    "a stray file that is ignored": (SLIM, shard("old.safetensors", "old.weight"), "shard-unlisted", "warning", "old.safetensors"),
+    "a copy that is ignored": (SLIM, copied(SECOND, "copy.safetensors"), "shard-unlisted", "warning", "copy.safetensors"),
+    "an empty file that is ignored": (SLIM, text("empty.safetensors", ""), "shard-unlisted", "warning", "empty.safetensors"),
     "a tensor in both files": (replace(SLIM, tensors={}), lambda path: two_shards_with(path, "x"), "tensor-twice", "error", "x"),
     # the index of the writer, which loaders do not know
     "own index names a missing file": (OWN, removed(OWN_SECOND), "index-file-missing", "error", OWN_SECOND),

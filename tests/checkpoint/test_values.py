@@ -12,6 +12,7 @@ import pytest
 
 from layoutdsl.checkpoint.folder import read_folder
 from layoutdsl.checkpoint.layers import layers_of
+from layoutdsl.checkpoint.plans import Plans
 from layoutdsl.checkpoint.values import check_values
 from layoutdsl.diagnostics import Diagnostic
 from tests.checkpoint.filled import GROUP, change, dense, exchange, filled, swapped, unpack, w4a8_experts
@@ -30,7 +31,7 @@ def findings(
     assert layers
     held = {tensor.name for layer in layers for parts in layer.stored.values() for tensor in parts.values()}
     others = [tensor for tensor in folder.tensors.values() if tensor.name not in held]
-    return list(check_values(layers, consumer, device, max_memory=memory, progress=print, params_dtype=dtype, others=others))
+    return list(check_values(layers, Plans(consumer, device, dtype), max_memory=memory, progress=print, others=others))
 
 
 # ---- right folders -------------------------------------------------------------------------------------------------------------------------------------------
@@ -238,7 +239,8 @@ def test_a_file_that_shrinks_is_a_finding(tmp_path: Path) -> None:
     (shard,) = path.glob("*.safetensors")
     with open(shard, "rb+") as file:
         file.truncate(shard.stat().st_size - 100)
-    assert {finding.code for finding in check_values(layers, "vllm-ascend-0.16", "a2", max_memory=1 << 28, progress=print)} == {"file-changed"}
+    plans = Plans("vllm-ascend-0.16", "a2", "bfloat16")
+    assert {finding.code for finding in check_values(layers, plans, max_memory=1 << 28, progress=print)} == {"file-changed"}
 
 
 PEAK = """
