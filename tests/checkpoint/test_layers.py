@@ -410,7 +410,8 @@ def test_a_missing_expert_is_not_said_here() -> None:
         (modelslim(scheme="W4A8_DYNAMIC"), MAIN, "a2", "vllm-ascend-0.16, vllm-ascend-0.23 have it on a2, a3"),
         (modelslim(scheme="W8A8_DYNAMIC"), SEED, "310p", ""),
         (modelslim(scheme="W8A8FP8_DYNAMIC"), SEED, "a5", "vllm-ascend-0.23, vllm-ascend-main have it on a5"),
-        (fp8_block(), RELEASE, "a5", "('FP8', 'ds_linear')"),
+        (fp8_block(), RELEASE, "a5", ""),
+        (fp8_block(), SEED, "a5", "vllm-ascend-0.23, vllm-ascend-main have it on a5"),
     ],
 )
 def test_who_has_a_scheme(draft: Draft, consumer: str, device: str, text: str) -> None:
