@@ -20,7 +20,10 @@ from layoutdsl.plan.model import FLOAT4_E2M1FN_X2, Plan
 from layoutdsl.runtime import python_source, routing
 from layoutdsl.runtime.dtypes import TORCH
 from layoutdsl.runtime.kernels import Kernel, find_kernel
+from layoutdsl.runtime.places import tensor_at
+from layoutdsl.runtime.poison import poison_of
 from layoutdsl.runtime.python_source import HELPERS, Source
+from layoutdsl.runtime.record import record_of
 
 Resolve = Callable[[str], Kernel]
 
@@ -56,6 +59,8 @@ class Forward:
         """See ``layoutdsl.Plan.forward``."""
         given = {name: value for name, value in inputs.items() if value is not None}
         _check_inputs(self.source, x, given)
+        if not torch.compiler.is_compiling():
+            _check_applied(module, self.source.tensors)
         function = self._functions.get(x.device.type)
         if function is None:
             function = self.function(x.device.type)
@@ -138,11 +143,25 @@ def _check_routing(experts: int, rows: int, given: Mapping[str, Any]) -> None:
         _refuse(message, "pass both as [tokens, experts per token]")
 
 
+def _check_applied(module: torch.nn.Module, names: Iterable[str]) -> None:
+    """No parameter was created or restored, perhaps loaded, and then not applied: of a square weight the kernels would not tell."""
+    waiting = [name for name in names if (tensor := tensor_at(module, name)) is not None and poison_of(tensor) is not None]
+    record = record_of(module)
+    if waiting or (record is not None and (record.done or record.restored)):
+        notes = tuple(f"`{name}` is in the checkpoint's form" for name in waiting)
+        raise DiagnosticError(
+            Diagnostic(code="torn", message="no plan was applied to the layer since it was created or restored", where="forward", notes=notes, helps=(_APPLY,))
+        )
+
+
+_APPLY = "apply the plan to the module first"
+
+
 def _check_module(plan: Plan, module: torch.nn.Module, names: Iterable[str]) -> None:
     """Everything that the forward reads is there, as the plan leaves it."""
     types = {node.id: node.type for node in (*plan.inputs, *plan.code)}
     wanted = {output.name: types[output.value] for output in plan.outputs if output.kind != "value"}
-    helps = ("apply the plan to the module first",)
+    helps = (_APPLY,)
     for name in names:
         found: Any = module
         for part in name.split("."):

@@ -70,3 +70,26 @@ def test_a_layer_as_it_was_loaded(plan: layoutdsl.Plan) -> None:
     with pytest.raises(DiagnosticError, match=r"`w13_weight` is int8.*the plan leaves int32") as caught:
         plan.forward(loaded(plan), X, **ROUTED)
     assert caught.value.diagnostics[0].code == "tensor-shape"
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_a_layer_that_was_not_applied_since(restored: bool) -> None:
+    """The square weight of W8A8_DYNAMIC has the same shape and dtype in both forms."""
+    square = layoutdsl.compile_spec("W8A8_DYNAMIC", layer="linear", sizes={"input_size": 64, "output_size": 64}, params_dtype="bfloat16")
+    module, x = torch.nn.Module(), torch.ones(2, 64, dtype=torch.bfloat16)
+
+    def load() -> None:
+        for parameter in module.parameters():
+            parameter.data.copy_(torch.ones_like(parameter))
+
+    square.create_parameters(module)
+    load()
+    if restored:
+        square.apply(module)
+        square.forward(module, x)
+        square.restore(module)
+        load()
+    with pytest.raises(DiagnosticError, match="torn"):
+        square.forward(module, x)
+    square.apply(module)
+    assert square.forward(module, x).shape == (2, 64)
