@@ -42,14 +42,22 @@ def plans(name: str) -> Iterator[layoutdsl.Plan]:
             yield plan
 
 
-def applied(plan: layoutdsl.Plan) -> Module:
-    """A layer with random parameters, after the plan ran."""
-    module, generator = Module(), torch.Generator().manual_seed(0)
+def drawn(plan: layoutdsl.Plan) -> dict[str, torch.Tensor]:
+    """Random parameters."""
+    generator, found = torch.Generator().manual_seed(0), {}
     for name, parameter in plan.parameters.items():
         dtype = TORCH[parameter.dtype]
         low, high = {torch.uint8: (120, 130), torch.int32: (-(2**31), 2**31), torch.int8: (-8, 8)}.get(dtype, (1, 9))
-        drawn = torch.randint(low, high, parameter.shape, generator=generator)
-        module.register_parameter(name, Parameter((drawn / 64 if dtype.is_floating_point else drawn).to(dtype), requires_grad=False))
+        numbers = torch.randint(low, high, parameter.shape, generator=generator)
+        found[name] = (numbers / 64 if dtype.is_floating_point else numbers).to(dtype)
+    return found
+
+
+def applied(plan: layoutdsl.Plan) -> Module:
+    """A layer with these, after the plan ran."""
+    module = Module()
+    for name, tensor in drawn(plan).items():
+        module.register_parameter(name, Parameter(tensor, requires_grad=False))
     plan.apply(module)
     return module
 
@@ -112,3 +120,18 @@ def _seen(plan: layoutdsl.Plan, module: Module, x: torch.Tensor) -> list[torch.T
     exec(source, names)
     names["forward"](module, x)
     return seen
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_a_reloaded_layer_gives_the_same(name: str) -> None:
+    for plan in list(plans(name))[:2]:
+        module, generator = applied(plan), torch.Generator().manual_seed(1)
+        width, _ = (SIZES[size] for size in layer_kind(plan.layer).columns or ())
+        x = torch.randn(TOKENS, width, generator=generator).to(TORCH[plan.config.get("params_dtype", "bfloat16")])
+        given = next(inputs(plan, generator))
+        before = plan.forward(module, x, **given)
+        plan.restore(module)
+        for parameter, tensor in drawn(plan).items():
+            module.get_parameter(parameter).data.copy_(tensor)
+        plan.apply(module)
+        assert torch.equal(plan.forward(module, x, **given), before)
