@@ -1,0 +1,2 @@
+from . import schemes  # noqa: F401
+from .registry import get_scheme_class  # noqa: F401
