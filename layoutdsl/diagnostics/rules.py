@@ -1565,7 +1565,8 @@ RUNTIME = (
         "torn",
         "a layer is partly in the checkpoint's form and partly in the kernel's",
         """An output can be made only if all that it is made from was loaded. After a failure in the middle, or when some parameters were loaded anew and others
-        not, no result would be right. `plan.forward` refuses a layer that was created or restored and not applied since: of a square weight no kernel tells.""",
+        not, no result would be right. `plan.forward` refuses a layer that was created or restored and not applied since: with a square weight no kernel
+        notices.""",
         "plan.restore(layer)\nlayer.weight = None\nplan.apply(layer)",
         "plan.restore(layer)\nload(layer)\nplan.apply(layer)",
     ),

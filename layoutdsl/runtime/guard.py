@@ -46,7 +46,7 @@ def partial_load(name: str, tensor: torch.Tensor, judgement: Judgement, *, exper
         code="partial-load",
         message=f"`{name}`: {judgement.total - judgement.left} of {judgement.total} values were loaded" + (f"; missing are {places}" if places else ""),
         where=name,
-        notes=tuple(_reasons(tensor, tp_size)),
+        notes=tuple(_reasons(name, tensor, experts, tp_size)),
         helps=("`layoutdsl check` compares the headers of a checkpoint with the layer; a wrong `version` or `group_size` in its description does this too",),
     )
 
@@ -68,7 +68,7 @@ def _text(ranges: tuple[tuple[int, int], ...]) -> str:
     return " and ".join([", ".join(shown), *(["more"] if len(ranges) > SHOWN else [])])
 
 
-def _reasons(tensor: torch.Tensor, tp_size: int) -> list[str]:
+def _reasons(name: str, tensor: torch.Tensor, experts: bool, tp_size: int) -> list[str]:
     found = poison_of(tensor)
     notes = [f"the parameter is {list(tensor.shape)}"]
     if found is not None and found.byte == NAN and tensor.element_size() == 1:
@@ -76,15 +76,17 @@ def _reasons(tensor: torch.Tensor, tp_size: int) -> list[str]:
     if found is None or not found.loaded:
         watched = hasattr(tensor, LOADER)
         return [*notes, "its weight loader was never called: the checkpoint has no tensor of this name, or it is called otherwise"] if watched else notes
-    return [*notes, *(f"its weight loader was given {list(given)}{_cut(tensor, given, tp_size)}" for given in found.seen)]
+    return [*notes, *(f"its weight loader was given {list(given)}{_cut(name, tensor, given, experts, tp_size)}" for given in found.seen)]
 
 
-def _cut(tensor: torch.Tensor, given: tuple[int, ...], tp_size: int) -> str:
+def _cut(name: str, tensor: torch.Tensor, given: tuple[int, ...], experts: bool, tp_size: int) -> str:
     """What becomes of a tensor of the checkpoint whose dims, counted from the end, are those of the parameter."""
     offset = tensor.dim() - len(given)
     if offset < 0:
         return ""
     sliced = {dim - offset for key in ("input_dim", "output_dim") if isinstance(dim := getattr(tensor, key, None), int)}
+    if experts and not sliced:  # vLLM 0.23, FusedMoE.weight_loader: gate and up along their outputs, down along its inputs, by the name alone
+        sliced = {len(given) - 1 if name.startswith("w2") else 0}
     for dim in sorted(sliced & set(range(len(given)))) if tp_size > 1 else ():
         if given[dim] % tp_size or given[dim] // tp_size < tensor.shape[dim + offset]:
             return f", of which a loader that slices dim {dim} by tp {tp_size} takes {given[dim] // tp_size} of the {tensor.shape[dim + offset]} it should"

@@ -186,6 +186,20 @@ def test_what_a_loader_narrows(shape: Any, dtype: torch.dtype, stored: Any, load
     assert any(note in one for one in findings[0].notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "note"), [("w2_weight_scale", "slices dim 1 by tp 4 takes 0 of the 1 it should"), ("w13_weight_scale", "slices dim 0 by tp 4 takes 2 of the 8")]
+)
+def test_experts_are_cut_by_their_names(name: str, note: str) -> None:
+    """Per-group W4A8 with tp 4: the loader of vLLM 0.23 copies nothing into the scales of down, and says nothing."""
+    parameter = Parameter(torch.empty(2, 8, 1), requires_grad=False)
+    parameter.weight_loader = lambda param, loaded_weight: None  # type: ignore[attr-defined]
+    poison.fill(parameter)
+    watch(parameter)
+    parameter.weight_loader(parameter, torch.ones(8, 1))  # type: ignore[attr-defined]
+    _, (finding,) = unloaded({name: parameter}, experts=True, tp_size=4)
+    assert any(note in line for line in finding.notes), finding.notes
+
+
 def test_defaults_fill_what_is_wholly_missing() -> None:
     whole, part, done = filled(3, 4), filled(3, 4), filled(3, 4)
     part.data[1] = 1
