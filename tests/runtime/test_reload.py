@@ -47,7 +47,7 @@ def alone(values: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("policy", [*POLICIES, "donate"])
 @each_scheme
 def test_the_first_time(name: str, policy: Policy) -> None:
-    for plan, given, _ in scheme_layers(name):
+    for plan, given, _ in some_layers(name):
         layer = created(plan)
         before = {key: (id(parameter), dict(parameter.__dict__)) for key, parameter in layer.named_parameters()}
         fill(layer, given)
@@ -63,7 +63,7 @@ def test_the_first_time(name: str, policy: Policy) -> None:
 @each_policy
 @each_scheme
 def test_a_second_time_changes_nothing(name: str, policy: Policy) -> None:
-    for plan, given, _ in scheme_layers(name):
+    for plan, given, _ in some_layers(name):
         layer = created(plan)
         fill(layer, given)
         plan.apply(layer, policy=policy)
@@ -81,7 +81,7 @@ def test_a_second_time_changes_nothing(name: str, policy: Policy) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @each_scheme
 def test_restore_load_apply(name: str, mode: Mode, policy: Policy) -> None:
-    for plan, first, second in scheme_layers(name):
+    for plan, first, second in scheme_layers(name) if (mode, policy) == ("alias", "stage") else some_layers(name):
         layer = created(plan)
         objects = dict(layer.named_parameters())
         fill(layer, first)
@@ -102,7 +102,7 @@ def test_restore_load_apply(name: str, mode: Mode, policy: Policy) -> None:
 @each_policy
 @each_scheme
 def test_layerwise(name: str, policy: Policy) -> None:
-    for plan, first, second in scheme_layers(name):
+    for plan, first, second in some_layers(name):
         layer = created(plan)
         protocol = Layerwise(layer)
         fill(layer, first)
@@ -117,7 +117,7 @@ def test_layerwise(name: str, policy: Policy) -> None:
 
 @each_scheme
 def test_addresses_stay_and_contents_are_lost(name: str) -> None:
-    for plan, first, second in scheme_layers(name):
+    for plan, first, second in some_layers(name):
         layer = created(plan)
         fill(layer, first)
         plan.apply(layer)
@@ -152,7 +152,7 @@ def test_parameters_are_created_anew(name: str, mode: Mode) -> None:
 
 @each_scheme
 def test_data_is_moved(name: str) -> None:
-    for plan, first, second in scheme_layers(name):
+    for plan, first, second in some_layers(name):
         layer = created(plan)
         protocol = Layerwise(layer)
         move(layer)
