@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -124,7 +125,7 @@ def _seen(plan: layoutdsl.Plan, module: Module, x: torch.Tensor) -> list[torch.T
 
 @pytest.mark.parametrize("name", bundled())
 def test_a_reloaded_layer_gives_the_same(name: str) -> None:
-    for plan in list(plans(name))[:2]:
+    for plan in islice(plans(name), 1):
         module, generator = applied(plan), torch.Generator().manual_seed(1)
         width, _ = (SIZES[size] for size in layer_kind(plan.layer).columns or ())
         x = torch.randn(TOKENS, width, generator=generator).to(TORCH[plan.config.get("params_dtype", "bfloat16")])
