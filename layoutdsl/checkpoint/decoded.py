@@ -9,28 +9,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from math import prod
 from threading import local
 from typing import Any, TypeVar
 
 import numpy as np
 
-from layoutdsl.checkpoint.evaluate import Run, Scope, program, reads
-from layoutdsl.checkpoint.numbers import Array, Reader, scratch
+from layoutdsl.checkpoint.evaluate import Run, Scope, factor_of, program, reads
+from layoutdsl.checkpoint.numbers import Array, Codes, Reader, scratch
 from layoutdsl.checkpoint.reading import Rows, whole
 from layoutdsl.checkpoint.units import Meaning, Unit
 from layoutdsl.plan.model import Digit, TensorType
 from layoutdsl.syntax.tree import Entry, Expr
 
 Watch = Callable[[str, Array], None]
+Side = tuple[Array, int, Array, Array]
+"""Bytes, what they hold, its table, and what the rows are multiplied by: see ``compiled.compared``."""
 T = TypeVar("T")
+
+
+WORTH = 1 << 31
+"""Bytes to be read that pay for the import of numba and of what it compiled before, 0.4 s each; the first compilation takes 6 s."""
+
+
+def _kernels() -> Any:
+    try:
+        return import_module("layoutdsl.checkpoint.compiled")
+    except (ImportError, RuntimeError):  # numba is missing, or too old for this numpy, or has no place to keep what it compiles
+        return None
 
 
 @dataclass(slots=True)
 class Programs:
-    """What is made once per thread for all units of one meaning: programs hold buffers."""
+    """What is made once per thread for all units of one meaning: programs hold buffers. size: of all that is to be read, in bytes."""
 
+    size: int = 0
     _local: local = field(default_factory=local)
+
+    @property
+    def kernels(self) -> Any:
+        """Compiled loops; None where numba is not installed, or too little is read to pay for its import."""
+        return self.once("kernels", lambda: _kernels() if self.size >= WORTH else None)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         known: dict[Any, Any] = self._local.__dict__.setdefault("known", {})
@@ -125,6 +146,34 @@ class Decoded:
         room = scratch(self.memory, prod(block.reader.shape.counts), np.float32)
         arrays[meaning.weight] = block.reader(raw, np.float32, room)
         return {name: run(arrays).reshape(shape) for name, (run, shape) in block.results.items()}
+
+    def sides(self, name: str, rows: int, done: Callable[[int], None]) -> Iterator[Side] | None:
+        """The same result as compiled loops read it, over the next so many rows; None where it is more than the weight's numbers, each times a factor."""
+        weight, packed = rows_of(self.meaning, self.unit, 1), self.meaning.packed_rows
+        at_once = min(-(-rows // packed), weight.count)
+        counts = {at_once, weight.count % at_once or at_once}
+        found = {count: self.programs.once((id(self.meaning), count, name, "side"), partial(self._side, name, count)) for count in counts}
+        if any(side is None for side in found.values()):
+            return None
+        return self._sides(name, rows, {count: side for count, side in found.items() if side is not None}, done)
+
+    def _sides(self, name: str, rows: int, known: Mapping[int, tuple[Codes, Run]], done: Callable[[int], None]) -> Iterator[Side]:
+        held, packed = self.held([name], done), self.meaning.packed_rows
+        for first, raw in self.raw(rows, done):
+            count = raw.size // rows_of(self.meaning, self.unit, 1).size
+            codes, factor = known[count]
+            yield raw, codes.name(self.programs.kernels), codes.table, factor(cut(held, self.meaning, first, count * packed))
+
+    def _side(self, name: str, count: int) -> tuple[Codes, Run] | None:
+        """Of so many rows of the weight's words."""
+        meaning, result, rows = self.meaning, self.meaning.results[name], count * self.meaning.packed_rows
+        kept = [axis for axis in meaning.axes(name) if axis not in meaning.expert_axes]
+        codes = Codes.of(rows_kind(meaning, count), meaning.row_axis)
+        if not meaning.row_axis or len(kept) != 2 or kept[0] != meaning.row_axis or codes is None:
+            return None
+        scope = meaning.scope(rows, dtype=np.float32, memory=f"{self.memory} {name}")
+        factor = factor_of(result.body, result.entries, scope, meaning.weight, rows)
+        return None if factor is None else (codes, factor)
 
     def _block(self, count: int, names: Sequence[str]) -> _Block:
         meaning, rows = self.meaning, count * self.meaning.packed_rows

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite, lcm, log10, nan, prod
-from typing import Union
+from typing import Any, Union
 
 import numpy as np
 
-from layoutdsl.checkpoint.decoded import Decoded, Programs
+from layoutdsl.checkpoint.decoded import Decoded, Programs, Side
 from layoutdsl.checkpoint.model import Layer, StoredTensor
 from layoutdsl.checkpoint.numbers import Array, Reader, scratch
 from layoutdsl.checkpoint.plans import Plans
@@ -28,6 +28,8 @@ from layoutdsl.syntax.document import NoValue
 
 ELEMENTS_AT_ONCE = 1 << 17
 """Numbers that are compared at once: in float32 they stay in the cache of a core."""
+COMPILED_AT_ONCE = 1 << 19
+"""The same where nothing but bytes is kept of them."""
 OVERHEAD = 10 * 4 * ELEMENTS_AT_ONCE
 
 
@@ -124,7 +126,8 @@ def diff(
     jobs = _jobs(pair for pair in pairs if pair.one.shape == pair.other.shape and 0 not in pair.one.shape)
     findings += [job.too_large(max_memory) for job in jobs if job.needs > max_memory]
     jobs = sorted((job for job in jobs if job.needs <= max_memory), key=lambda job: job.place)
-    programs, said = Programs(), Progress(progress, sum(job.size for job in jobs))
+    size = sum(job.size for job in jobs)
+    programs, said = Programs(size), Progress(progress, size)
     rows: list[Difference] = []
     for found, faults in side_by_side([Work(partial(_compared, job, said.done, programs), job.needs) for job in jobs], max_memory):
         rows += found
@@ -298,10 +301,16 @@ def _alike(one: Source, other: Source) -> bool:
 def _same_bytes(ours: Sequence[StoredTensor], theirs: Sequence[StoredTensor], done: Callable[[int], None]) -> bool:
     for one, other in zip(ours, theirs):
         for (_, left), (_, right) in zip(flat(one, BLOCK).blocks(_quiet), flat(other, BLOCK).blocks(_quiet)):
-            if not np.array_equal(left, right):
+            if not _equal(left, right):
                 return False
     done(sum(tensor.end - tensor.begin for tensor in (*ours, *theirs)))
     return True
+
+
+def _equal(left: Array, right: Array) -> bool:
+    """Bytes; eight at once."""
+    wide = left.size == right.size and left.size % 8 == 0
+    return np.array_equal(left.view(np.uint64), right.view(np.uint64)) if wide else np.array_equal(left, right)
 
 
 def _quiet(count: int) -> None:
@@ -333,9 +342,22 @@ class _Sums:
         if largest > self.error or largest != largest:
             self.error, self.worst = largest, self.seen - ours.size + int(np.abs(apart).argmax())
 
+    def add_compiled(self, kernels: Any, ours: Side, theirs: Side, shape: tuple[int, int], *, second: bool, same: bool) -> None:
+        """The next rows of both in one pass. same: equal bytes that mean equal numbers."""
+        signal, noise, largest, place = kernels.compared(*((theirs, ours) if second else (ours, theirs)), *shape, same)
+        if same and not isfinite(signal):
+            self.add_compiled(kernels, ours, theirs, shape, second=second, same=False)
+            return
+        self.signal, self.noise = self.signal + signal, self.noise + noise
+        if largest > self.error or largest != largest:
+            self.error, self.worst = largest, self.seen + place
+        self.seen += prod(shape)
+
 
 def _measured(job: _Job, done: Callable[[int], None], programs: Programs) -> list[Difference]:
     _, columns = _matrix(job.pairs[0].one.shape)
+    if (found := _measured_compiled(job, done, programs)) is not None:
+        return [found]
     at_once = max(1, ELEMENTS_AT_ONCE // max(columns, 1) // job.step) * job.step
     sums = [_Sums() for _ in job.pairs]
     second = [isinstance(pair.other, Plain) and isinstance(pair.one, Quantized) for pair in job.pairs]
@@ -351,12 +373,38 @@ def _measured(job: _Job, done: Callable[[int], None], programs: Programs) -> lis
     return [_difference(pair, _decibels(total.signal, total.noise), total.error, total.worst) for pair, total in zip(job.pairs, sums)]
 
 
+def _measured_compiled(job: _Job, done: Callable[[int], None], programs: Programs) -> Difference | None:
+    """One pair whose numbers are stored, or only multiplied by something, compared straight from the bytes; None where that is not so."""
+    pair, kernels = job.pairs[0], programs.kernels
+    if len(job.pairs) > 1 or kernels is None:
+        return None
+    total, (count, columns) = _Sums(), _matrix(pair.one.shape)
+    rows = max(1, COMPILED_AT_ONCE // columns // job.step) * job.step
+    ours, theirs = (_sides(source, rows, programs, done) for source in (pair.one, pair.other))
+    if ours is None or theirs is None:
+        return None
+    second, alike = isinstance(pair.other, Plain) and isinstance(pair.one, Quantized), _alike(pair.one, pair.other)
+    for first, one, other in zip(range(0, count, rows), ours, theirs):
+        same = alike and _equal(one[0], other[0]) and np.array_equal(one[3], other[3])
+        total.add_compiled(kernels, one, other, (min(rows, count - first), columns), second=second, same=same)
+    return _difference(pair, _decibels(total.signal, total.noise), total.error, total.worst)
+
+
+def _sides(source: Source, rows: int, programs: Programs, done: Callable[[int], None]) -> Iterator[Side] | None:
+    """The bytes of the next so many rows, if compiled loops can read them."""
+    if isinstance(source, Quantized):
+        return Decoded(source.unit, _meaning(source), programs).sides(source.result, rows, done)
+    code = {"bfloat16": programs.kernels.BFLOAT16, "float32": programs.kernels.FLOAT32}.get(source.tensor.dtype)
+    nothing = np.empty((0, 0), np.float32)
+    return None if code is None else ((raw, code, nothing, nothing) for _, raw in Rows.of(source.tensor).by(rows).blocks(done))
+
+
 def _add_alike(sums: Sequence[_Sums], one: Decoded, other: Decoded, names: tuple[str, ...], rows: int, done: Callable[[int], None]) -> None:
     """Of two sides whose equal bytes mean equal values, those of the second are decoded only where they are others."""
     ours, theirs = one.held(names, done), other.held(names, done)
     same_held = all(np.array_equal(ours[name], theirs[name]) for name in ours)
     for (first, left), (_, right) in zip(one.raw(rows, done), other.raw(rows, done)):
-        same = same_held and np.array_equal(left, right)
+        same = same_held and _equal(left, right)
         signals = one.of(first, left, ours, names)
         found = signals if same else other.of(first, right, theirs, names)
         for total, name in zip(sums, names):

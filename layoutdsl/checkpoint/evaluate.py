@@ -48,11 +48,14 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An expression ready to run. shape: one length per loop, 1 where it does not vary. number: what it always is, if that is known."""
+    """An expression ready to run. shape: one length per loop, 1 where it does not vary. number: what it always is, if that is known. array: what it reads, if
+    that is all it does, in order; factor: what that is multiplied by, the same along the last dim."""
 
     shape: tuple[int, ...]
     run: Run
     number: float | None = None
+    array: str = ""
+    factor: Run | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Scope:
     held: the shapes of the arrays. absent: what stands for a parameter that is not stored. extents: of the axes, as far as this block goes. bodies: named
     results of ``value``, which are evaluated where they are read.
     coarse: by axis, the length of the runs that some array holds the sums of: sums run over those. absolute: of everything the magnitude, so that the result
-    bounds what rounding can do. memory: the name of the memory that products are written to, which is the same every time.
+    bounds what rounding can do. memory: the name of the memory that products are written to, which is the same every time. kernels: compiled loops, or None.
     """
 
     context: Context
@@ -75,6 +78,7 @@ class Scope:
     coarse: Mapping[str, int] = field(default_factory=dict)
     absolute: bool = False
     memory: str = "program"
+    kernels: Any = None
     loops: tuple[Loop, ...] = ()
     products: Iterator[int] = field(default_factory=count)
 
@@ -115,9 +119,7 @@ def program(body: Expr, entries: Sequence[Entry], scope: Scope) -> Run:
 
     Raises: Unsupported.
     """
-    digits = [digit for entry in entries if (digit := scope.context.digit(entry)) is not None]
-    whole = [scope.loop(digit) for digit in digits]
-    inner = replace(scope, loops=_cut(whole, body, scope), products=count())
+    whole, inner = _loops(body, entries, scope)
     node = _node(body, inner)
     shape, full = tuple(loop.ext for loop in whole), tuple(loop.ext for loop in inner.loops)
 
@@ -126,6 +128,29 @@ def program(body: Expr, entries: Sequence[Entry], scope: Scope) -> Run:
         return found
 
     return run
+
+
+def factor_of(body: Expr, entries: Sequence[Entry], scope: Scope, name: str, rows: int) -> Run | None:
+    """Where an expression is each number of this array, in order, times what is the same along runs of its row: that, as float32 [rows, runs]; else None.
+
+    Raises: Unsupported.
+    """
+    _, inner = _loops(body, entries, scope)
+    node, full = _node(body, inner), tuple(loop.ext for loop in inner.loops)
+    factor = node.factor
+    if factor is None or node.array != name or node.shape != full:
+        return None
+
+    def run(arrays: Arrays) -> Array:
+        return np.ascontiguousarray(np.broadcast_to(factor(arrays), (*full[:-1], 1)).reshape(rows, -1), np.float32)
+
+    return run
+
+
+def _loops(body: Expr, entries: Sequence[Entry], scope: Scope) -> tuple[list[Loop], Scope]:
+    """The loops of a left side, and what is inside of them."""
+    whole = [scope.loop(digit) for entry in entries if (digit := scope.context.digit(entry)) is not None]
+    return whole, replace(scope, loops=_cut(whole, body, scope), products=count())
 
 
 def reads(expr: Expr, scope: Scope) -> set[str]:
@@ -265,14 +290,18 @@ def _product(expr: Expr, scope: Scope) -> Node:
     *small, (largest, divides) = parts
     memory = f"{scope.memory} {next(scope.products)}"
 
+    def rest(arrays: Arrays) -> Array:
+        found = reduce(lambda found, part: _times(found, part[0].run(arrays), part[1]), small, np.float64(1))
+        return np.asarray(found).astype(scope.dtype, copy=False)
+
     def run(arrays: Arrays) -> Array:
         buffer = scratch(memory, prod(shape), scope.dtype).reshape(shape)
-        rest = reduce(lambda found, part: _times(found, part[0].run(arrays), part[1]), small, np.float64(1))
-        full, factor = largest.run(arrays), np.asarray(rest).astype(scope.dtype, copy=False)
+        full, factor = largest.run(arrays), rest(arrays)
         found: Array = np.divide(factor, full, out=buffer) if divides else np.multiply(full, factor, out=buffer)
         return found
 
-    return Node(shape, run)
+    along_runs = not divides and largest.shape == shape and all(node.shape[-1:] == (1,) for node, _ in small)
+    return Node(shape, run, array=largest.array if along_runs else "", factor=rest if along_runs else None)
 
 
 def _times(found: Any, factor: Array, divides: bool) -> Any:
@@ -295,13 +324,32 @@ def _sum(entries: Sequence[Entry], body: Expr, scope: Scope) -> Node:
     one_pass = {d for own in dims for d in own} == {*largest}
     path = not one_pass and np.einsum_path(*examples, out, optimize="optimal" if len(parts) > 2 else "greedy")[0]
     shape = tuple(max((part.shape[d] for part in parts), default=1) for d in range(kept))
+    summed = _compiled_sum(scope.kernels, parts, largest, out) if one_pass and scope.dtype is np.float64 else None
 
     def run(arrays: Arrays) -> Array:
+        if summed is not None:
+            return (summed([part.run(arrays) for part in parts]) * same).reshape(shape)
         operands = [item for part, own, sizes in zip(parts, dims, shapes) for item in (part.run(arrays).reshape(sizes), own)]
         found: Array = np.einsum(*operands, out, optimize=path) * same
         return found.reshape(shape)
 
     return Node(shape, run)
+
+
+def _compiled_sum(kernels: Any, parts: Sequence[Node], dims: Sequence[int], out: Sequence[int]) -> Callable[[Sequence[Array]], Array] | None:
+    """Sums of products of up to three parts over the last of three dims."""
+    full = tuple(max(part.shape[d] for part in parts) for d in dims)
+    if kernels is None or len(parts) > 3 or not 2 <= len(dims) <= 3 or [*dims[:-1]] != [*out]:
+        return None
+    full, ones = (1,) * (3 - len(full)) + full, np.ones((1, 1, 1))
+
+    def run(arrays: Sequence[Array]) -> Array:
+        own = [array.reshape([1] * (3 - len(dims)) + [array.shape[d] for d in dims]) for array in arrays]
+        found = np.empty(full[:2])
+        kernels.sums_of_products(*(np.broadcast_to(array, full) for array in (*own, ones, ones)[:3]), found)
+        return found
+
+    return run
 
 
 # ---- reads ----------------------------------------------------------------------------------------------------------------------------------------------
@@ -315,22 +363,37 @@ def _read(name: str, entries: Sequence[Entry], scope: Scope) -> Node:
     places = [_place(picked.get(axis, scope.index(axis)), base, values) for axis, base, values in zip(held.axes, held.bases, held.counts)]
     dims = [[d for d, size in enumerate(place.shape) if size > 1] for place in places]
     shape = tuple(np.broadcast_shapes(*(place.shape for place in places), (1,) * len(scope.loops)))
-    absolute = np.abs if scope.absolute else lambda array: array
+    memory = f"{scope.memory} {name} {next(scope.products)}"
     if len({d for own in dims for d in own}) < sum(map(len, dims)):
-        return Node(shape, lambda arrays: absolute(arrays[name][tuple(places)]))
+        return Node(shape, lambda arrays: _absolute(arrays[name][tuple(places)], scope, memory))
     takes = [(axis, place.reshape(-1)) for axis, place in enumerate(places) if not np.array_equal(place.reshape(-1), np.arange(held.counts[axis]))]
     apart = [place.shape[d] for place, own in zip(places, dims) for d in own]
     run_along = [d for own in dims for d in own]
     order = [run_along.index(d) for d in sorted(run_along)]
 
+    plain = not takes and not scope.absolute and order == [*range(len(order))]
+
     def run(arrays: Arrays) -> Array:
-        array = arrays[name]
+        array = _absolute(arrays[name], scope, memory)
         for axis, place in takes:
-            array = array.take(place, axis=axis)
-        found: Array = absolute(array.reshape(apart).transpose(order).reshape(shape))
+            array = _taken(array, place, axis, memory, scope.kernels)
+        found: Array = array.reshape(apart).transpose(order).reshape(shape)
         return found
 
-    return Node(shape, run)
+    return Node(shape, run, array=name if plain else "")
+
+
+def _absolute(array: Array, scope: Scope, memory: str) -> Array:
+    return np.abs(array, out=scratch(f"{memory} absolute", array.size, array.dtype).reshape(array.shape)) if scope.absolute else array
+
+
+def _taken(array: Array, place: Array, axis: int, memory: str, kernels: Any) -> Array:
+    if kernels is None or axis != array.ndim - 1 or array.dtype != np.float64 or not array.flags.c_contiguous:
+        return array.take(place, axis=axis)
+    rows = array.reshape(-1, array.shape[-1])
+    found = scratch(memory, len(rows) * place.size, np.float64).reshape(len(rows), -1)
+    kernels.taken(rows, place, found)
+    return found.reshape(*array.shape[:-1], -1)
 
 
 def _place(index: Array, base: int, values: int) -> Array:

@@ -78,7 +78,7 @@ class Equation:
         """What makes sums of so many rows; without runs, the numbers themselves."""
         kind = rows_kind(self.meaning, count)
         if self.runs is not None:
-            return RunSums.of(kind, self.meaning.row_axis, *self.runs)
+            return RunSums.of(kind, self.meaning.row_axis, self.runs[1], self.programs.kernels)
         reader = Reader.of(kind, self.meaning.row_axis)
         return lambda raw: reader(raw, np.float64)
 
@@ -131,8 +131,8 @@ class Equation:
 
     def _scope(self, rows: int, *, absolute: bool = False) -> Scope:
         """What both sides read for so many rows: of the weight the sums."""
-        meaning, coarse = self.meaning, dict([self.runs] if self.runs else ())
-        scope = meaning.scope(rows if meaning.row_axis else None, coarse=coarse, absolute=absolute, memory="invariant")
+        meaning, coarse, kernels = self.meaning, dict([self.runs] if self.runs else ()), self.programs.kernels if self.weight else None
+        scope = meaning.scope(rows if meaning.row_axis else None, coarse=coarse, absolute=absolute, memory="invariant", kernels=kernels)
         if self.runs is None:
             return scope
         axis, run = self.runs
@@ -152,7 +152,9 @@ class Equation:
         terms = 4 * FLOAT32 * sqrt(prod(self.meaning.held[self.meaning.weight].counts) / max(self.meaning.rows, 1))
         if self.runs and factors:
             # The weight is a factor once, so that both bounds are one evaluation.
-            return factors * self._run(self.right, {**arrays, self.meaning.weight: np.abs(weight) + largest * terms / factors}, rows, absolute=True)
+            bounds = np.abs(weight)
+            bounds += largest * terms / factors
+            return factors * self._run(self.right, {**arrays, self.meaning.weight: bounds}, rows, absolute=True)
         most = {**arrays, self.meaning.weight: np.full_like(weight, largest)}
         return factors * self._run(self.right, arrays, rows, absolute=True) + terms * self._run(self.right, most, rows, absolute=True)
 

@@ -197,95 +197,78 @@ def _pairs() -> Array:
     return np.stack([_table("e2m1", 0), _table("e2m1", 4)], axis=1).view(np.complex64)[:, 0]
 
 
-# ---- sums of runs -----------------------------------------------------------------------------------------------------------------------------------------
+# ---- codes --------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Bytes, of which each holds one number, or neighbours of one row or of several, in rows that lie in order: what compiled loops read. across: rows in a
+    byte. table: the numbers of all bytes, [lanes, 256]."""
+
+    integers: bool
+    lanes: int
+    across: int
+    table: Array
+
+    @classmethod
+    def of(cls, kind: TensorType, rows: str) -> Codes | None:
+        """kind: has no other axes than ``rows`` and one more, but such of one index."""
+        element, digits = ELEMENTS[kind.element], [digit for dim in kind.dims for digit in dim if digit.ext != 1]
+        own, axes = [digit for digit in digits if digit.axis != rows], {digit.axis for digit in _digits(kind) if digit.ext != 1}
+        # The bytes of a row lie side by side: the last dims are the other axis, in falling order.
+        falling = all(_int(a.div) == _int(b.div) * _int(b.ext) for a, b in zip(own, own[1:]))
+        in_order = bool(own) and falling and digits[len(digits) - len(own) :] == own and len(digits) - len(own) <= 1 and len(axes - {rows}) == 1
+        if STORAGES[kind.storage].bits != 8 or len(kind.lanes) > 1 or any(lane.div != 1 for lane in kind.lanes) or kind.pads or not in_order:
+            return None
+        lanes = tuple(_int(lane.ext) for lane in kind.lanes)
+        count = prod(lanes)
+        every = replace(kind, dims=((Digit("byte", 1, 256),),), lanes=tuple(Digit("lane", 1, lane) for lane in lanes), order=(0,))
+        table = Reader.of(every)(np.arange(256, dtype=np.uint8)).reshape(256, count).T
+        integers = element.kind == "int" and element.bits * count == 8 and not kind.excess and count <= 2
+        return cls(integers, count, count if kind.lanes and kind.lanes[0].axis == rows else 1, np.ascontiguousarray(table))
+
+    def name(self, kernels: Any) -> int:
+        """What compiled loops call it."""
+        if not self.integers:
+            code = kernels.TABLE if self.across == 1 else kernels.TABLE_ACROSS
+        else:
+            code = kernels.INT8 if self.lanes == 1 else kernels.INT4 if self.across == 1 else kernels.INT4_ACROSS
+        return int(code)
 
 
 @dataclass(frozen=True, slots=True)
 class RunSums:
-    """Makes, of the bytes of a bound type, the sums over every ``run`` indices of ``axis``, per index of ``rows``: float64 [rows, runs]. Exact for integers.
-
-    along, across: of bytes that hold one int8, or two int4 of one row or of two, the lanes along the axis and across it; per: 64-bit words of a run, 0 for all
-    other types.
-    """
+    """Makes, of the bytes of a bound type, the sums over every ``run`` indices of its other axis, per index of ``rows``: float64 [rows, runs]. Exact for
+    integers."""
 
     reader: Reader
     run: int
-    along: int
-    across: int
-    per: int
+    codes: Codes | None
+    kernels: Any
 
     @classmethod
-    def of(cls, kind: TensorType, rows: str, axis: str, run: int) -> RunSums:
-        """kind: has no other axes than these two, but such of one index; ``run`` divides the extent of ``axis``."""
-        element, digits = ELEMENTS[kind.element], [digit for dim in kind.dims for digit in dim if digit.ext != 1]
-        own = [digit for digit in digits if digit.axis == axis]
-        # The bytes of a run lie side by side: the last dims are the axis, in falling order.
-        falling = all(_int(a.div) == _int(b.div) * _int(b.ext) for a, b in zip(own, own[1:]))
-        in_order = bool(own) and falling and digits[len(digits) - len(own) :] == own and len(digits) - len(own) <= 1
-        count = prod(_int(lane.ext) for lane in kind.lanes)
-        along = count if kind.lanes and kind.lanes[0].axis == axis else 1
-        plain = STORAGES[kind.storage].bits == 8 and element.kind == "int" and element.bits * count == 8 and len(kind.lanes) < 2
-        fits = plain and in_order and not kind.excess and not kind.pads and run % (along * 8) == 0
-        return cls(Reader.of(kind, rows), run, along, count // along, run // along // 8 if fits else 0)
+    def of(cls, kind: TensorType, rows: str, run: int, kernels: Any = None) -> RunSums:
+        """kind: has no other axes than ``rows`` and one more, whose extent ``run`` divides, but such of one index. kernels: compiled loops."""
+        codes = Codes.of(kind, rows) if kernels is not None else None
+        return cls(Reader.of(kind, rows), run, codes if codes is not None and codes.integers and run % (codes.lanes // codes.across) == 0 else None, kernels)
 
     def __call__(self, raw: Array) -> Array:
-        rows = self.reader.shape.counts[0]
-        if not self.per:
-            added: Array = self.reader(raw).reshape(rows, -1, self.run).sum(axis=2, dtype=np.float64)
-            return added
-        parts = self._lanes(raw.view(np.uint64))
-        if self.across == 1:
-            return sum(parts[1:], parts[0]).reshape(rows, -1)
-        # Lanes of neighbouring rows.
-        return np.stack([part.reshape(rows // self.across, -1) for part in parts], axis=1).reshape(rows, -1)
-
-    def _lanes(self, words: Array) -> list[Array]:
-        """The sums of each lane. Elements are made positive for it: codes from 0."""
-        ones, bits = np.uint64(0x0101010101010101), 8 // (self.along * self.across)
-        bias = 1 << (bits - 1)
-        codes, rest = scratch("codes", words.size), scratch("rest", words.size)
-        np.bitwise_xor(words, ones * np.uint64(bias | bias << 4 if bits == 4 else bias), out=codes)
-        if bits == 8:
-            return [_sums_of_bytes(codes, rest, self.per, 255) - bias * self.per * 8]
-        lane = scratch("lane", words.size)
-        low = _sums_of_bytes(np.bitwise_and(codes, ones * np.uint64(15), out=lane), rest, self.per, 15)
-        np.right_shift(codes, np.uint64(4), out=lane)
-        high = _sums_of_bytes(np.bitwise_and(lane, ones * np.uint64(15), out=lane), rest, self.per, 15)
-        return [low - bias * self.per * 8, high - bias * self.per * 8]
-
-
-def _sums_of_bytes(words: Array, rest: Array, per: int, largest: int) -> Array:
-    """The sum of the bytes of every ``per`` words: many at once in the lanes of a word, which are widened before they overflow. largest: of a byte.
-
-    words is overwritten, and so is rest, which is as large.
-    """
-    width = 8
-    while per > 1 or largest * (64 // width) >> width:
-        most = ((1 << width) - 1) // largest
-        at_once = next(count for count in range(min(per, most), 0, -1) if per % count == 0)
-        if at_once == 2:
-            words, per, largest = np.add(words[0::2], words[1::2], out=rest[: words.size // 2]), per // 2, largest * 2
-            rest = np.empty_like(words)
-        elif at_once > 1:
-            # Of all sums of numpy over short runs this is by far the quickest.
-            words, per, largest = np.einsum("ij->i", words.reshape(-1, at_once)), per // at_once, largest * at_once
-        else:
-            mask, upper = np.uint64(((1 << 64) - 1) // ((1 << width) + 1)), rest[: words.size]
-            np.right_shift(words, np.uint64(width), out=upper)
-            upper &= mask
-            words &= mask
-            words += upper
-            width, largest = 2 * width, 2 * largest
-    # Times one in every lane: the upper lane is then the sum of all.
-    words *= np.uint64(((1 << 64) - 1) // ((1 << width) - 1))
-    words >>= np.uint64(64 - width)
-    return words.astype(np.float64)
+        rows, size = self.reader.shape.counts[0], prod(self.reader.shape.counts)
+        if self.codes is not None:
+            found = np.empty((rows, size // rows // self.run))
+            self.kernels.run_sums(raw, self.codes.name(self.kernels), self.run, found)
+            return found
+        # A product with ones is the quickest sum of many short runs; integers below 2**24 are exact in float32.
+        short = ELEMENTS[self.reader.kind.element].kind in ("int", "uint") and self.run << (ELEMENTS[self.reader.kind.element].bits + 1) <= 1 << 24
+        dtype = np.float32 if short else np.float64
+        values = self.reader(raw, dtype, scratch("runs", size, dtype)).reshape(-1, self.run)
+        return (values @ np.ones(self.run, dtype)).astype(np.float64, copy=False).reshape(rows, -1)
 
 
 _SCRATCH = local()
 
 
-def scratch(name: str, size: int, dtype: Any = np.uint64) -> Array:
+def scratch(name: str, size: int, dtype: Any) -> Array:
     """Memory of this thread under a name, as the last one that asked left it: new memory for every block would cost more than what is done with it."""
     found: Array | None = _SCRATCH.__dict__.get(name)
     if found is None or found.size < size or found.dtype != dtype:

@@ -46,7 +46,8 @@ def check_values(
     units, rules = Units(plans), _Rules()
     jobs = [_Job(unit.tensors, unit, unit.meaning, rules.of(unit.meaning)) for layer in layers for unit in units.of(layer) if unit.tensors]
     jobs = sorted([*jobs, *(_Job({tensor.name: tensor}) for tensor in others)], key=lambda job: job.place)
-    said, programs = Progress(progress, sum(job.size for job in jobs)), Programs()
+    size = sum(job.size for job in jobs)
+    said, programs = Progress(progress, size), Programs(size)
     yield from (job.too_large(max_memory) for job in jobs if job.needs > max_memory)
     work = [Work(partial(job.run, said.done, programs), job.needs) for job in jobs if job.needs <= max_memory]
     seen: set[tuple[str, str, str]] = set()

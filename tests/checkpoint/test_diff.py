@@ -19,6 +19,8 @@ from layoutdsl.diagnostics import Diagnostic
 from tests.checkpoint.filled import GROUP, change, dense, exchange, swapped, unpack, w4a8_experts
 from tests.checkpoint.folders import Draft, Tensor, float_model
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 EXPERT, ATTENTION, MLP = "model.layers.0.mlp.experts", "model.layers.0.self_attn", "model.layers.0.mlp"
 CONSUMER, DEVICE = "vllm-ascend-0.16", "a2"
 

@@ -93,6 +93,27 @@ def test_value_is_what_the_oracle_says(name: str, tmp_path: Path) -> None:
     assert ran
 
 
+def test_compiled_loops_read_what_numpy_reads(kernels: Any, tmp_path: Path) -> None:
+    """Every number of every block, of one configuration of each spec."""
+    if kernels is None:
+        pytest.skip("nothing to compare")
+    nothing, schemes = np.empty((0, 0), np.float32), set()
+    for name in WITH_VALUE:
+        configuration, made = next(cases(name))
+        for unit in Units(Plans(*platform(configuration))).of(layer_of(configuration, made, tmp_path / "layer.safetensors")):
+            if unit.meaning is None or not unit.meaning.weight:
+                continue
+            decoded, result = Decoded(unit, unit.meaning, Programs()), next(iter(unit.meaning.results))
+            sides = decoded.sides(result, 3 * decoded.step, lambda count: None)
+            for side, block in zip(sides or (), decoded.blocks(3 * decoded.step, lambda count: None, [result])):
+                plain_side = (block[result].reshape(-1).view(np.uint8), kernels.FLOAT32, nothing, nothing)
+                signal, noise, largest, _ = kernels.compared(side, plain_side, *block[result].shape, False)
+                assert (noise, largest) == (0, 0), configuration.title
+                assert signal == pytest.approx(float((block[result].astype(np.float64) ** 2).sum()), rel=1e-5)
+                schemes.add(name)
+    assert len(schemes) > 15, set(WITH_VALUE) - schemes
+
+
 def results(unit: Unit) -> dict[tuple[str, int | None], Any]:
     if unit.meaning is None or not unit.meaning.weight:
         return {}
@@ -113,7 +134,7 @@ def apart(logical: Any, kind: str) -> Iterator[tuple[int | None, Any]]:
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_VALUE if load_spec(name).document.invariants])
-def test_invariants_hold_for_what_the_oracle_makes(name: str, tmp_path: Path) -> None:
+def test_invariants_hold_for_what_the_oracle_makes(name: str, tmp_path: Path, kernels: Any) -> None:
     for configuration, made in cases(name):
         if any(name.endswith("scale_bias") for name in made.tensors) and configuration.given.get("tp_size", 1) != 1:
             continue
@@ -162,7 +183,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("one", KINDS, ids=lambda one: f"{one.element}-{one.storage}-{one.excess}-{one.dims[0][0].axis}{len(one.lanes)}")
-def test_numbers_are_read_as_bit_by_bit(one: TensorType) -> None:
+def test_numbers_are_read_as_bit_by_bit(one: TensorType, kernels: Any) -> None:
     import torch
 
     size = STORAGES[one.storage].bits // 8 * int(np.prod(one.shape))
@@ -175,15 +196,15 @@ def test_numbers_are_read_as_bit_by_bit(one: TensorType) -> None:
         assert np.array_equal(Reader.of(one, "n")(raw), wanted.astype(np.float32), equal_nan=True)
     for run in (1, 8, 16, 24, 64, 256) if ELEMENTS[one.element].kind in ("int", "uint") else ():
         if K % run == 0:
-            sums = RunSums.of(by_bytes(one), "n", "k", run)(raw)
+            sums = RunSums.of(by_bytes(one), "n", run, kernels)(raw)
             assert np.array_equal(sums, wanted.astype(np.float64).reshape(N, -1, run).sum(axis=2)), run
 
 
-def test_sums_of_runs_do_not_overflow() -> None:
+def test_sums_of_runs_do_not_overflow(kernels: Any) -> None:
     """A row of the largest and of the smallest codes, far longer than any lane of a word holds."""
     long = 1 << 17
     for element, storage, digits, lanes, code, number in (("int8", "int8", (long,), (), 0x7F, 127), ("int4", "int8", (long // 2,), (2,), 0x88, -8)):
         dims = ((Digit("n", 1, 2),), (Digit("k", lanes[0] if lanes else 1, digits[0]),))
         one = TensorType(element, 0, storage, "", dims, tuple(Digit("k", 1, lane) for lane in lanes), (0, 1), 0, (), "")
         raw = np.full(2 * digits[0], code, np.uint8)
-        assert (RunSums.of(one, "n", "k", long)(raw) == number * long).all()
+        assert (RunSums.of(one, "n", long, kernels)(raw) == number * long).all()

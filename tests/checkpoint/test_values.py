@@ -18,6 +18,8 @@ from layoutdsl.diagnostics import Diagnostic
 from tests.checkpoint.filled import GROUP, change, dense, exchange, filled, swapped, unpack, w4a8_experts
 from tests.checkpoint.folders import Draft, Tensor, compressed_tensors, fp8_block
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 EXPERT, ATTENTION, MLP = "model.layers.0.mlp.experts", "model.layers.0.self_attn", "model.layers.0.mlp"
 Plant = Callable[[Draft], object]
 
