@@ -34,6 +34,6 @@ def _imported(name: str) -> None:
 
 
 def _log_failure(error: Exception) -> None:
-    from layoutdsl.integrations.vllm_ascend.names import LOGGER
+    from layoutdsl.integrations.vllm_ascend.log import LOGGER
 
     LOGGER.warning("layoutdsl is off: %s: %s", type(error).__name__, error)

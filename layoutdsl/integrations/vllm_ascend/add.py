@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.integrations.vllm_ascend import system
-from layoutdsl.integrations.vllm_ascend.names import LOGGER, METHODS, METHODS_310P
+from layoutdsl.integrations.vllm_ascend.log import LOGGER
+from layoutdsl.integrations.vllm_ascend.names import METHODS, METHODS_310P
 from layoutdsl.integrations.vllm_ascend.override import COUNTS
 from layoutdsl.integrations.vllm_ascend.plans import Known, Plans
 from layoutdsl.integrations.vllm_ascend.target import Target, adapters, registry, scheme_of

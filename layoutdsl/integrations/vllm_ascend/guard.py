@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from layoutdsl.diagnostics import DiagnosticError
 from layoutdsl.integrations.vllm_ascend import system
-from layoutdsl.integrations.vllm_ascend.names import LOGGER
+from layoutdsl.integrations.vllm_ascend.log import LOGGER
 from layoutdsl.integrations.vllm_ascend.patches import Around, Next
 from layoutdsl.integrations.vllm_ascend.plans import Plans, tensors_of
 from layoutdsl.integrations.vllm_ascend.target import PROCESS, Scheme, Target, adapters, scheme_of

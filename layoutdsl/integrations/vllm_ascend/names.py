@@ -1,15 +1,10 @@
 """What the plugin knows of vllm-ascend by name: its modules, and the classes that its registries do not show.
 
-Read by ``register``, so nothing but the standard library is imported here.
+Read by ``register``, so nothing is imported here.
 Source: vllm-ascend 0.23.0.post1, quantization/methods, _310p/quantization/methods, quantization/method_adapters.py, ascend_config.py, modelslim_config.py.
 """
 
 from __future__ import annotations
-
-import logging
-
-LOGGER = logging.getLogger("vllm.plugins.layoutdsl")
-"""Below vLLM's logger, so that lines look like those around them."""
 
 METHODS = "vllm_ascend.quantization.methods"
 METHODS_310P = "vllm_ascend._310p.quantization.methods"

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from layoutdsl.integrations.vllm_ascend.names import LOGGER
+from layoutdsl.integrations.vllm_ascend.log import LOGGER
 from layoutdsl.integrations.vllm_ascend.patches import Around, Next
 from layoutdsl.integrations.vllm_ascend.plans import Key, Plans, tensors_of
 from layoutdsl.integrations.vllm_ascend.target import PROCESS, RESTORE, Scheme, Target

@@ -22,7 +22,7 @@ from layoutdsl.checkpoint.modules import REGISTRY_KEYS
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.integrations.vllm_ascend import system
 from layoutdsl.integrations.vllm_ascend.config_of import Asked, config_of, dtypes_of, misfit, sizes_of
-from layoutdsl.integrations.vllm_ascend.names import LOGGER
+from layoutdsl.integrations.vllm_ascend.log import LOGGER
 from layoutdsl.integrations.vllm_ascend.settings import Named
 from layoutdsl.plan.solve import solve_sizes
 

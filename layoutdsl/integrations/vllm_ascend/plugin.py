@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
-from layoutdsl.integrations.vllm_ascend.names import CONFIG, LOGGER
+from layoutdsl.integrations.vllm_ascend.log import LOGGER
+from layoutdsl.integrations.vllm_ascend.names import CONFIG
 from layoutdsl.integrations.vllm_ascend.patches import Patches, wrapped
 from layoutdsl.integrations.vllm_ascend.settings import KEY, Settings, read_settings
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from layoutdsl.integrations.vllm_ascend.names import LOGGER
+from layoutdsl.integrations.vllm_ascend.log import LOGGER
 from layoutdsl.integrations.vllm_ascend.patches import Around, Next
 from layoutdsl.integrations.vllm_ascend.plans import Key, Plans, tensors_of
 from layoutdsl.integrations.vllm_ascend.target import PROCESS, Scheme, Target
