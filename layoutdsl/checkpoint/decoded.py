@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 WORTH = 1 << 31
 """Bytes to be read that pay for the import of numba and of what it compiled before, 0.4 s each; the first compilation takes 6 s."""
+NUMBA = 160 << 20
+"""Bytes of memory that numba and its code take."""
 
 
 def _kernels() -> Any:
@@ -43,15 +45,25 @@ def _kernels() -> Any:
 
 @dataclass(slots=True)
 class Programs:
-    """What is made once per thread for all units of one meaning: programs hold buffers. size: of all that is to be read, in bytes."""
+    """What is made once per thread for all units of one meaning: programs hold buffers. size: of all that is to be read, in bytes. budget: bytes of memory."""
 
     size: int = 0
+    budget: int = 1 << 40
     _local: local = field(default_factory=local)
 
     @property
     def kernels(self) -> Any:
-        """Compiled loops; None where numba is not installed, or too little is read to pay for its import."""
-        return self.once("kernels", lambda: _kernels() if self.size >= WORTH else None)
+        """Compiled loops; None where numba is not installed, too little is read to pay for its import, or the budget is small."""
+        return self.once("kernels", lambda: _kernels() if self._is_worth_it else None)
+
+    @property
+    def room(self) -> int:
+        """What is left of the budget for buffers."""
+        return self.budget - (NUMBA if self._is_worth_it else 0)
+
+    @property
+    def _is_worth_it(self) -> bool:
+        return self.size >= WORTH and self.budget >= 3 * NUMBA
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         known: dict[Any, Any] = self._local.__dict__.setdefault("known", {})

@@ -28,9 +28,10 @@ from layoutdsl.syntax.document import NoValue
 
 ELEMENTS_AT_ONCE = 1 << 17
 """Numbers that are compared at once: in float32 they stay in the cache of a core."""
-COMPILED_AT_ONCE = 1 << 19
+COMPILED_AT_ONCE = 1 << 20
 """The same where nothing but bytes is kept of them."""
-OVERHEAD = 10 * 4 * ELEMENTS_AT_ONCE
+OVERHEAD = max(10 * 4 * ELEMENTS_AT_ONCE, 2 * 5 * COMPILED_AT_ONCE)
+"""Bytes that a comparison takes beside what is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,9 @@ def diff(
     findings += [job.too_large(max_memory) for job in jobs if job.needs > max_memory]
     jobs = sorted((job for job in jobs if job.needs <= max_memory), key=lambda job: job.place)
     size = sum(job.size for job in jobs)
-    programs, said = Programs(size), Progress(progress, size)
+    programs, said = Programs(size, max_memory), Progress(progress, size)
     rows: list[Difference] = []
-    for found, faults in side_by_side([Work(partial(_compared, job, said.done, programs), job.needs) for job in jobs], max_memory):
+    for found, faults in side_by_side([Work(partial(_compared, job, said.done, programs), job.needs) for job in jobs], programs.room):
         rows += found
         findings += faults
     rows.sort(key=lambda row: (row.sqnr if row.sqnr == row.sqnr else -inf, -row.error, row.name))

@@ -47,11 +47,11 @@ def check_values(
     jobs = [_Job(unit.tensors, unit, unit.meaning, rules.of(unit.meaning)) for layer in layers for unit in units.of(layer) if unit.tensors]
     jobs = sorted([*jobs, *(_Job({tensor.name: tensor}) for tensor in others)], key=lambda job: job.place)
     size = sum(job.size for job in jobs)
-    said, programs = Progress(progress, size), Programs(size)
+    said, programs = Progress(progress, size), Programs(size, max_memory)
     yield from (job.too_large(max_memory) for job in jobs if job.needs > max_memory)
     work = [Work(partial(job.run, said.done, programs), job.needs) for job in jobs if job.needs <= max_memory]
     seen: set[tuple[str, str, str]] = set()
-    for findings in side_by_side(work, max_memory):
+    for findings in side_by_side(work, programs.room):
         for finding in findings:
             key = (finding.code, finding.message, finding.where)
             if key not in seen:  # experts may share a tensor
