@@ -1,6 +1,7 @@
 """Loops over the bytes of weights that numpy needs many passes for, compiled by numba.
 
-Under ``numbers``, ``evaluate`` and ``diff``, which do without where numba is not installed, or too little is read to pay for its import: see :func:`kernels`.
+Under ``numbers``, ``evaluate`` and ``diff``, which do without where numba is not installed, or too little is read to pay for its import: see
+``decoded.Programs``.
 
 Invariants: arrays in, arrays or numbers out; the interpreter is left to other threads; numbers are those of the same code in numpy, sums up to their order.
 """

@@ -15,33 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from layoutdsl.checkpoint.headers import DTYPES, LONGEST_HEADER
 from layoutdsl.cli.output import reason
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 
 if TYPE_CHECKING:
     import torch
 
-NAMES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E8M0": "float8_e8m0fnu",
-    "U16": "uint16",
-    "I16": "int16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "U32": "uint32",
-    "I32": "int32",
-    "F32": "float32",
-    "U64": "uint64",
-    "I64": "int64",
-    "F64": "float64",
-}
-CODES = {name: code for code, name in NAMES.items()}
-LONGEST_HEADER = 100_000_000
-"""Bytes; the library's own bound."""
+CODES = {name: code for code, (name, bits) in DTYPES.items() if bits >= 8}
+"""What a header calls a dtype; those of less than a byte have no words to write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +63,8 @@ def opened(path: str) -> Iterator[TensorFile]:
 
 def _header(tensor: Any) -> tuple[str, tuple[int, ...]]:
     code = tensor.get_dtype()
-    return NAMES.get(code, code.lower()), tuple(tensor.get_shape())
+    name, _ = DTYPES.get(code, (code.lower(), 0))
+    return name, tuple(tensor.get_shape())
 
 
 def _check_readable(path: str) -> None:

@@ -68,20 +68,33 @@ class OutputFacts:
 def facts_of(plan: Plan) -> dict[str, OutputFacts]:
     """The facts of every output by name, in the plan's order. plan: symbolic; one that is bound no longer says which sizes its axes have, so nothing is known
     of its ranks and experts."""
-    traces, untouched = _traces(plan), {node.id: node.name for node in plan.inputs}
-    aliases = {output.name for output in plan.outputs if untouched.get(output.value) == output.name}
+    traces, sources, aliases = _traces(plan), sources_of(plan), untouched(plan)
     shares = [_Share(plan, size) for size in _split_sizes(plan)]
     inputs, names, found = {node.name: node for node in plan.inputs}, {output.name for output in plan.outputs}, {}
     for output in plan.outputs:
         trace = traces[output.value]
         found[output.name] = OutputFacts(
-            reload="alias" if output.name in aliases else _reload(output, trace, inputs, names),
-            sources=tuple(name for name in inputs if name in trace.sources),
-            from_alias=trace.sources <= aliases,
+            reload="alias" if output.name in aliases else _reload(output, trace, sources[output.name], inputs, names),
+            sources=tuple(name for name in inputs if name in sources[output.name]),
+            from_alias=sources[output.name] <= aliases,
             gathers=tuple(share.gather(output.value) for share in shares),
             experts=_experts(plan, trace.type),
         )
     return found
+
+
+def sources_of(plan: Plan) -> Mapping[str, frozenset[str]]:
+    """By output, the names of the inputs that it is made from. plan: symbolic or bound."""
+    found: dict[str, frozenset[str]] = {node.id: frozenset({node.name}) for node in plan.inputs}
+    for node in plan.code:
+        found[node.id] = frozenset[str]().union(*(found[value] for value in reads(node)))
+    return {output.name: found[output.value] for output in plan.outputs}
+
+
+def untouched(plan: Plan) -> frozenset[str]:
+    """Outputs that are inputs of the same name, left as they are: both forms of such a parameter are one. plan: symbolic or bound."""
+    ids = {node.name: node.id for node in plan.inputs}
+    return frozenset(output.name for output in plan.outputs if ids.get(output.name) == output.value)
 
 
 # ---- reloading -------------------------------------------------------------------------------------------------------------------------------------------
@@ -92,17 +105,15 @@ class _Trace:
     """Where a value comes from. form: of one input, the same memory or moved; computed; or made by a device kernel, here or on the way."""
 
     type: TensorType
-    sources: frozenset[str]
     form: Literal["view", "moved", "made", "opaque"]
 
 
 def _traces(plan: Plan) -> dict[str, _Trace]:
-    found = {node.id: _Trace(node.type, frozenset({node.name}), "view") for node in plan.inputs}
+    found = {node.id: _Trace(node.type, "view") for node in plan.inputs}
     order = ("view", "moved", "made", "opaque")
     for instruction in plan.code:
-        read = [found[value] for value in reads(instruction)]
-        form = max([_form(instruction, found), *(trace.form for trace in read)], key=order.index)
-        found[instruction.id] = _Trace(instruction.type, frozenset().union(*(trace.sources for trace in read)), form)  # type: ignore[arg-type]
+        form = max([_form(instruction, found), *(found[value].form for value in reads(instruction))], key=order.index)
+        found[instruction.id] = _Trace(instruction.type, form)  # type: ignore[arg-type]
     return found
 
 
@@ -132,13 +143,13 @@ def _digits(kind: TensorType) -> set[tuple[str, SizeExpr]]:
     return {(digit.axis, digit.div) for digit in _varying(kind)}
 
 
-def _reload(output: Output, trace: _Trace, inputs: Mapping[str, Input], outputs: Collection[str]) -> Reload:
+def _reload(output: Output, trace: _Trace, sources: Collection[str], inputs: Mapping[str, Input], outputs: Collection[str]) -> Reload:
     if trace.form == "opaque":
         return "opaque"
     if trace.form == "view" and output.kind != "value":
         return "view"
     if trace.form == "moved" and output.kind != "value":
-        (source,) = trace.sources
+        (source,) = sources
         if _room(trace.type) == _room(inputs[source].type) and (output.name == source or source not in outputs):
             return "permute"
     return "rebuild" if output.name in inputs else "derived"

@@ -1,7 +1,7 @@
 """Runs a bound plan in place on a ``torch.nn.Module``, the first time and after every reload: ``apply``.
 
-On top of ``layoutdsl.runtime.execute``, which makes the tensors; beside ``restore``, which leads back to the checkpoint's form. ``parts`` says what an output
-is made from, ``commit`` puts it in its place, ``record`` is what the module remembers.
+On top of ``layoutdsl.runtime.execute``, which makes the tensors; beside ``restore``, which leads back to the checkpoint's form. ``parts`` cuts
+a plan to some outputs, ``commit`` puts it in its place, ``record`` is what the module remembers.
 
 Invariants: what was not loaded is found before anything is made of it; an output is made anew exactly if what it is made from is in the checkpoint's form, so a
 second ``apply`` changes nothing; what was made once stays in its memory for as long as its Parameter lives; a Parameter that was there stays, with all that a
@@ -18,13 +18,14 @@ import torch
 from torch.nn import Module
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.plan.lifecycle import sources_of, untouched
 from layoutdsl.plan.model import Input, Output, Plan
 from layoutdsl.runtime.commit import Saved, commit, consume, memory_of
 from layoutdsl.runtime.execute import MathMode, Result, check_tensors, default_tensor, run
 from layoutdsl.runtime.guard import unloaded
 from layoutdsl.runtime.marks import kernel_form
 from layoutdsl.runtime.memory import overlaps_any
-from layoutdsl.runtime.parts import inputs_of, part, untouched
+from layoutdsl.runtime.parts import part
 from layoutdsl.runtime.places import Place, output_place, pieces, place_of, tensor_at
 from layoutdsl.runtime.record import Record, put_record, record_of
 
@@ -109,7 +110,7 @@ class _Layer:
         _refuse_foreign(record, tensors)
         places = {output.name: output_place(module, output) for output in plan.outputs}
         same = untouched(plan)
-        sources = {name: tuple(node.name for node in plan.inputs if node.name in needed - same) for name, needed in inputs_of(plan).items()}
+        sources = {name: tuple(node.name for node in plan.inputs if node.name in needed - same) for name, needed in sources_of(plan).items()}
         return cls(plan, module, record, tensors, places, sources, same)
 
     @property

@@ -15,12 +15,12 @@ import torch
 from torch.nn import Module, Parameter
 
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
+from layoutdsl.plan.lifecycle import untouched
 from layoutdsl.plan.model import ND, Input, Output, Plan
 from layoutdsl.runtime.commit import Saved, consume
 from layoutdsl.runtime.dtypes import torch_dtype
 from layoutdsl.runtime.marks import mark_checkpoint, mark_kernel, watch
 from layoutdsl.runtime.memory import laid_over, overlaps_any
-from layoutdsl.runtime.parts import untouched
 from layoutdsl.runtime.places import Place, made_place, pieces, place_of
 from layoutdsl.runtime.poison import fill, unmark
 from layoutdsl.runtime.record import Record, record_of
