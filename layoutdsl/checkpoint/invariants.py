@@ -192,17 +192,17 @@ class Equation:
         return self.meaning.weight in self.reads
 
     @property
-    def possible(self) -> bool:
-        """Can both sides be evaluated in blocks: those of every bundled spec can."""
-        return self.programs.once((id(self.meaning), id(self.rule), "possible"), self._try)
+    def obstacle(self) -> str:
+        """What neither side can be evaluated in blocks for; "" where both can, as in every bundled spec."""
+        return self.programs.once((id(self.meaning), id(self.rule), "obstacle"), self._try)
 
-    def _try(self) -> bool:
+    def _try(self) -> str:
         try:
             for side, entries in ((self.left, self.left.entries), (self.right, self.entries)):
                 program(side, entries, self._scope(self.meaning.rows))
-        except Unsupported:
-            return False
-        return True
+        except Unsupported as error:
+            return str(error)
+        return ""
 
     # -- finding
 
@@ -214,17 +214,25 @@ class Equation:
     def tensor(self) -> StoredTensor:
         return self.unit.tensors[self.name]
 
+    @property
+    def text(self) -> str:
+        return self.meaning.context.member.expand(self.rule.expr.span.text)
+
+    def unchecked(self) -> Diagnostic:
+        """That nobody looked."""
+        message = f"`{self.text}` was not checked: values are read in blocks, and it cannot be evaluated so"
+        return Diagnostic(code="invariant-unchecked", message=message, severity="warning", where=self.tensor.name, notes=(f"because of {self.obstacle}",))
+
     def findings(self) -> Iterator[Diagnostic]:
         broken = self.broken
         if not broken.number:
             return
-        text = self.meaning.context.member.expand(self.rule.expr.span.text)
         place = ", ".join(map(str, broken.place))
         notes = [f"{broken.number} of {broken.total} values do not fit", f"the worst, [{place}], is {broken.found:.9g}; the others give {broken.wanted:.9g}"]
         helps = ("one of the tensors is from another quantization, or of another layer or expert: write them again together",)
         if broken.swapped:
             helps = ("the values in each word are in the other order: with them exchanged it holds everywhere",)
-        yield Diagnostic(code="invariant-broken", message=f"`{text}` does not hold", where=self.tensor.name, notes=tuple(notes), helps=helps)
+        yield Diagnostic(code="invariant-broken", message=f"`{self.text}` does not hold", where=self.tensor.name, notes=tuple(notes), helps=helps)
 
 
 Found = tuple[Rule, Index, Expr, "tuple[Entry, ...]", "frozenset[str]", "tuple[str, int] | None"]
@@ -232,8 +240,7 @@ Found = tuple[Rule, Index, Expr, "tuple[Entry, ...]", "frozenset[str]", "tuple[s
 
 def equations(unit: Unit, meaning: Meaning, rules: Sequence[Found], programs: Programs) -> list[Equation]:
     """The invariants of one unit. rules: :func:`rules_of` its meaning."""
-    found = [Equation(unit, meaning, *rule, programs) for rule in rules]
-    return [equation for equation in found if equation.possible]
+    return [Equation(unit, meaning, *rule, programs) for rule in rules]
 
 
 def held_by(rules: Iterable[Found], meaning: Meaning) -> frozenset[str]:

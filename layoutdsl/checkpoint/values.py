@@ -133,7 +133,8 @@ class _Job:
         names = sorted(held_by(self.rules, meaning))
         watches = {name: self._watch(name) for name in (meaning.weight, *names)}
         held = held_arrays(unit, meaning, names, done, lambda name, raw: watches[name].see(raw))
-        rules = equations(unit, meaning, self.rules, programs)
+        wanted = equations(unit, meaning, self.rules, programs)
+        rules = [rule for rule in wanted if not rule.obstacle]
         streamed = [rule for rule in rules if rule.weight]
         rows, constant = rows_of(meaning, unit, BLOCK), self._constant_rows(meaning)
         for _, raw in rows.blocks(done):
@@ -143,7 +144,8 @@ class _Job:
                 constant.see(raw.view(_words(meaning)).reshape(count, -1))
             for rule in streamed:
                 rule.see(raw, count, held)
-        found = [finding for watch in watches.values() for finding in watch.findings()]
+        found = [rule.unchecked() for rule in wanted if rule.obstacle]
+        found += [finding for watch in watches.values() for finding in watch.findings()]
         if constant is not None:
             found += constant.findings("the layer" if unit.expert is None else "the expert")
         return [*found, *(finding for rule in rules for finding in _evaluated(rule, held))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
@@ -42,6 +43,8 @@ def run(arguments: Namespace) -> int:
 
     (one, first), (other, second) = (_model(Path(text), arguments) for text in (arguments.a, arguments.b))
     rows, findings = diff(one, other, max_memory=budget, progress=output.log, min_sqnr=least, wanted=_wanted(arguments.layers))
+    if arguments.layers and not rows and not findings:
+        raise Usage(f"no tensor of both folders is called `{arguments.layers}`; there are {', '.join(f'`{name}`' for name in list(one.tensors)[:2])}")
     return _report(rows, fold([*first, *second, *findings]), top, arguments.format)
 
 
@@ -80,7 +83,8 @@ def _model(path: Path, arguments: Namespace) -> tuple[Model, list[Diagnostic]]:
 
     folder = read_folder(path)
     consumer, device, layers, found = _layers(folder, arguments)
-    errors = [finding for finding in (*folder.findings, *found) if finding.severity == "error"]
+    # Both folders have files and layers of the same names.
+    errors = [replace(finding, notes=(*finding.notes, f"in {path}")) for finding in (*folder.findings, *found) if finding.severity == "error"]
     return Model(folder.tensors, layers, consumer, device, params_dtype_of(folder, {})), errors
 
 

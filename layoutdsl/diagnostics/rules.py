@@ -2283,6 +2283,14 @@ CHECKPOINT_VALUES = (
         "scale_bias = 8 * (weight * scale).sum(-1), written together with the weight",
     ),
     _rule(
+        "invariant-unchecked",
+        "an equation between stored tensors was not checked",
+        """Values are read in blocks of rows, and an equation must be evaluated so too: sums, products, differences, and reads at indices of axes. Anything
+        else is left out, and said. The equations of every bundled spec can be checked.""",
+        "a right side that is no sum of products",
+        "scale_bias[n] == 8 * sum[k](W[n, k])",
+    ),
+    _rule(
         "memory-budget",
         "the values of a tensor do not fit into the budget",
         """Weights are read block by block, whatever their size; scales, and weights that do not lie by rows of outputs, are held. What needs more than

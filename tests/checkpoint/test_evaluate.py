@@ -142,7 +142,7 @@ def test_invariants_hold_for_what_the_oracle_makes(name: str, tmp_path: Path, ke
         consumer, device, dtype = platform(configuration)
         findings = list(check_values([layer], Plans(consumer, device, dtype), max_memory=1 << 28, progress=print))
         # Its scales are negative too, and its offsets are never zero unless an invariant says so.
-        assert [finding for finding in findings if finding.severity == "error"] == [], configuration.title
+        assert [finding for finding in findings if finding.severity == "error" or finding.code == "invariant-unchecked"] == [], configuration.title
 
 
 # ---- bytes ---------------------------------------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from layoutdsl.checkpoint import invariants
+from layoutdsl.checkpoint.evaluate import Unsupported
 from layoutdsl.checkpoint.folder import read_folder
 from layoutdsl.checkpoint.layers import layers_of
 from layoutdsl.checkpoint.plans import Plans
@@ -271,3 +273,13 @@ def test_memory_does_not_grow_with_the_tensors(tmp_path: Path) -> None:
         peaks.append(int(peak))
         assert ("values-constant" in ran.stdout) is bool(options)
     assert peaks[1] - peaks[0] < 64 + 48  # numpy itself
+
+
+def test_an_equation_that_cannot_be_evaluated_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object) -> None:
+        raise Unsupported("`this`")
+
+    monkeypatch.setattr(invariants, "program", never)
+    found = findings(dense("W8A8_MIX"), tmp_path)
+    assert {(finding.code, finding.severity) for finding in found} == {("invariant-unchecked", "warning")}
+    assert f"{ATTENTION}.q_proj.deq_scale" in {finding.where for finding in found}

@@ -85,3 +85,19 @@ def test_a_folder_that_is_none(cli: Cli, tmp_path: Path) -> None:
 )
 def test_misuse(cli: Cli, tmp_path: Path, options: list[str], text: str) -> None:
     cli("diff", str(tmp_path), str(tmp_path), *options).misused(text)
+
+
+def test_a_glob_that_names_nothing(cli: Cli, two: Callable[[Draft, Draft], list[str]]) -> None:
+    """Nothing compared is no success: a typo in a script would pass for ever."""
+    folders = two(dense("W8A8_DYNAMIC"), dense("W8A8_DYNAMIC"))
+    cli("diff", *folders, "--layers", "layers.9.*").misused("`layers.9.*`")
+
+
+def test_which_folder_is_wrong(cli: Cli, two: Callable[[Draft, Draft], list[str]]) -> None:
+    """Both folders have files of the same names."""
+    one, other = two(dense("W8A8_DYNAMIC"), dense("W8A8_DYNAMIC"))
+    (Path(other) / "config.json").write_text("{")
+    ran = cli("diff", one, other)
+    assert ran.code == 1
+    assert f"in {other}" in ran.out
+    assert f"in {one}" not in ran.out
