@@ -1,30 +1,31 @@
 """Two checkpoints of one model, quantized or float, compared by ``value``: what each weight is, whatever carries it.
 
-Beside ``values``, after ``layers``. A quantized module is decoded by its spec, a block of rows at a time; a float tensor is itself.
+Beside ``values``, after ``sides``, which says what there is to compare. A quantized module is decoded by its spec, a block of rows at a time; a float tensor is
+itself.
 
 Invariants: modules are matched by the names of the files, experts one by one; memory stays within the budget; nothing is rounded but to float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite, lcm, log10, nan, prod
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
 from layoutdsl.checkpoint.decoded import Decoded, Programs, Side
-from layoutdsl.checkpoint.model import Layer, StoredTensor
+from layoutdsl.checkpoint.model import StoredTensor
 from layoutdsl.checkpoint.numbers import Array, Reader, scratch
 from layoutdsl.checkpoint.plans import Plans
 from layoutdsl.checkpoint.reading import BLOCK, Progress, Rows, Work, flat, side_by_side, size_text
-from layoutdsl.checkpoint.units import Meaning, Unit, Units
+from layoutdsl.checkpoint.sides import Model, Plain, Quantized, Source, Sources, meaning_of, sources
+from layoutdsl.checkpoint.units import Units
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.dtypes import STORAGES
 from layoutdsl.plan.model import Digit, TensorType
-from layoutdsl.syntax.document import NoValue
 
 ELEMENTS_AT_ONCE = 1 << 17
 """Numbers that are compared at once: in float32 they stay in the cache of a core."""
@@ -32,17 +33,6 @@ COMPILED_AT_ONCE = 1 << 20
 """The same where nothing but bytes is kept of them."""
 OVERHEAD = max(10 * 4 * ELEMENTS_AT_ONCE, 2 * 5 * COMPILED_AT_ONCE)
 """Bytes that a comparison takes beside what is held."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One side. tensors: all that its files hold. layers: its quantized layers, found for this consumer and device. params_dtype: of the model."""
-
-    tensors: Mapping[str, StoredTensor]
-    layers: Sequence[Layer]
-    consumer: str
-    device: str
-    params_dtype: str = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,54 +46,6 @@ class Difference:
     place: tuple[int, ...]
     shape: tuple[int, ...]
     schemes: tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Plain:
-    """A tensor that is what it stores."""
-
-    tensor: StoredTensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.tensor.shape
-
-    @property
-    def scheme(self) -> str:
-        return self.tensor.dtype
-
-
-@dataclass(frozen=True, slots=True)
-class Quantized:
-    """One result of ``value`` of a unit."""
-
-    unit: Unit
-    result: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return _meaning(self).shape(self.result)
-
-    @property
-    def scheme(self) -> str:
-        return self.unit.layer.scheme
-
-
-Source = Union[Plain, Quantized]
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What one side has, by the name that it has in a float model. optional: what the other side need not have. undecoded: modules that do not fit their
-    specs."""
-
-    found: Mapping[str, Source]
-    optional: frozenset[str]
-    undecoded: Mapping[str, str]
-
-    def only(self, wanted: Callable[[str], bool]) -> Sources:
-        found = {name: source for name, source in self.found.items() if wanted(name)}
-        return Sources(found, self.optional, {name: scheme for name, scheme in self.undecoded.items() if wanted(name)})
 
 
 def diff(
@@ -137,43 +79,7 @@ def diff(
     return rows, [*findings, *_too_far(rows, min_sqnr)]
 
 
-# ---- sides ----------------------------------------------------------------------------------------------------------------------------------------------
-
-
-def sources(model: Model, units: Units) -> Sources:
-    """What a side has."""
-    found: dict[str, Source] = {}
-    optional: set[str] = set()
-    undecoded: dict[str, str] = {}
-    taken: set[str] = set()
-    for layer in model.layers:
-        taken |= {tensor.name for parts in layer.stored.values() for tensor in parts.values()}
-        for unit in units.of(layer):
-            meaning = unit.meaning
-            if meaning is not None and meaning.weight:
-                for result in meaning.results:
-                    whole = len(meaning.shape(result)) == 2
-                    name = f"{unit.name}.{'weight' if whole else 'bias'}"
-                    found[name] = Quantized(unit, result)
-                    # A folded bias is there even for a layer without one.
-                    optional |= set() if whole else {name}
-            elif _has_value(unit, units):
-                undecoded |= {f"{unit.name}.weight": layer.scheme for tensor in unit.tensors.values() if tensor.name.rpartition(".")[2].startswith("weight")}
-                plain = {tensor.name: tensor for tensor in unit.tensors.values() if tensor.name.endswith(".bias")}
-                found |= {name: Plain(tensor) for name, tensor in plain.items()}
-            else:
-                found |= {tensor.name: Plain(tensor) for tensor in unit.tensors.values()}
-                optional |= {tensor.name for tensor in unit.tensors.values()}
-    rest = {name: Plain(tensor) for name, tensor in model.tensors.items() if name not in taken and tensor.dtype in STORAGES}
-    undecoded = {name: scheme for name, scheme in undecoded.items() if name not in found}
-    return Sources({**rest, **found}, frozenset(optional), undecoded)
-
-
-def _has_value(unit: Unit, units: Units) -> bool:
-    try:
-        return not isinstance(units.plans.spec(unit.layer.scheme, unit.layer.kind).document.value, NoValue)
-    except DiagnosticError:
-        return True
+# ---- unmatched ----------------------------------------------------------------------------------------------------------------------------------------
 
 
 def _unmatched(ours: Sources, theirs: Sources, here: str, there: str) -> Iterator[Diagnostic]:
@@ -183,8 +89,8 @@ def _unmatched(ours: Sources, theirs: Sources, here: str, there: str) -> Iterato
             notes = (f"it is {source.scheme}{list(source.shape)} there; {there} has no tensor of this name",)
             helps = ("compare checkpoints of one model; experts that are stacked in one float tensor are not matched with single ones",)
             yield Diagnostic(code="diff-unmatched", message=message, where=name, notes=notes, helps=helps)
-    for name, scheme in ours.undecoded.items():
-        message = f"in {here} checkpoint the tensors of this module do not fit {scheme}, or it says nothing of their values: they cannot be decoded"
+    for name, why in ours.undecoded.items():
+        message = f"in {here} checkpoint this cannot be decoded: {why}"
         yield Diagnostic(code="diff-undecoded", message=message, where=name, helps=("`layoutdsl check` says what does not fit",))
 
 
@@ -256,13 +162,8 @@ def _jobs(pairs: Iterable[_Pair]) -> list[_Job]:
 
 def _tensors(sources: Iterable[Source]) -> list[StoredTensor]:
     """What is read for these, each once."""
-    found = [[source.tensor] if isinstance(source, Plain) else [source.unit.tensors[name] for name in _meaning(source).kinds] for source in sources]
+    found = [[source.tensor] if isinstance(source, Plain) else [source.unit.tensors[name] for name in meaning_of(source).kinds] for source in sources]
     return list(dict.fromkeys(tensor for tensors in found for tensor in tensors))
-
-
-def _meaning(source: Quantized) -> Meaning:
-    assert source.unit.meaning is not None
-    return source.unit.meaning
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -272,13 +173,13 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _step(source: Source) -> int:
-    return 1 if isinstance(source, Plain) else Decoded(source.unit, _meaning(source), Programs()).step
+    return 1 if isinstance(source, Plain) else Decoded(source.unit, meaning_of(source), Programs()).step
 
 
 def _held(source: Source) -> int:
     if isinstance(source, Plain):
         return 0
-    meaning = _meaning(source)
+    meaning = meaning_of(source)
     return sum(16 * prod(meaning.held[name].counts) for name in meaning.kinds if name != meaning.weight)
 
 
@@ -295,7 +196,7 @@ def _alike(one: Source, other: Source) -> bool:
     """Do equal bytes mean equal values."""
     if isinstance(one, Plain) or isinstance(other, Plain):
         return isinstance(one, Plain) and isinstance(other, Plain) and one.tensor.dtype == other.tensor.dtype
-    ours, theirs = _meaning(one), _meaning(other)
+    ours, theirs = meaning_of(one), meaning_of(other)
     return ours.results == theirs.results and ours.kinds == theirs.kinds and ours.sizes == theirs.sizes and ours.absent == theirs.absent
 
 
@@ -365,7 +266,7 @@ def _measured(job: _Job, done: Callable[[int], None], programs: Programs) -> lis
     quantized = [source for source in (job.ours[0], job.theirs[0]) if isinstance(source, Quantized)]
     if len(quantized) == 2 and all(_alike(pair.one, pair.other) for pair in job.pairs):
         names = tuple(pair.one.result for pair in job.pairs if isinstance(pair.one, Quantized))
-        one, other = (Decoded(source.unit, _meaning(source), programs, side) for source, side in zip(quantized, ("one", "other")))
+        one, other = (Decoded(source.unit, meaning_of(source), programs, side) for source, side in zip(quantized, ("one", "other")))
         _add_alike(sums, one, other, names, at_once, done)
     else:
         for ours, theirs in zip(_blocks("one", job.ours, at_once, done, programs), _blocks("other", job.theirs, at_once, done, programs)):
@@ -394,7 +295,7 @@ def _measured_compiled(job: _Job, done: Callable[[int], None], programs: Program
 def _sides(source: Source, rows: int, programs: Programs, done: Callable[[int], None]) -> Iterator[Side] | None:
     """The bytes of the next so many rows, if compiled loops can read them."""
     if isinstance(source, Quantized):
-        return Decoded(source.unit, _meaning(source), programs).sides(source.result, rows, done)
+        return Decoded(source.unit, meaning_of(source), programs).sides(source.result, rows, done)
     code = {"bfloat16": programs.kernels.BFLOAT16, "float32": programs.kernels.FLOAT32}.get(source.tensor.dtype)
     nothing = np.empty((0, 0), np.float32)
     return None if code is None else ((raw, code, nothing, nothing) for _, raw in Rows.of(source.tensor).by(rows).blocks(done))
@@ -423,7 +324,7 @@ def _blocks(side: str, sources: Sequence[Source], rows: int, done: Callable[[int
     quantized = [source for source in sources if isinstance(source, Quantized)]
     if quantized:
         names = [source.result for source in quantized]
-        for results in Decoded(quantized[0].unit, _meaning(quantized[0]), programs, side).blocks(rows, done, names):
+        for results in Decoded(quantized[0].unit, meaning_of(quantized[0]), programs, side).blocks(rows, done, names):
             yield [results[name] for name in names]
         return
     plain = (_plain(f"{side} {place}", source.tensor, rows, done) for place, source in enumerate(sources) if isinstance(source, Plain))

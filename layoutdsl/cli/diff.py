@@ -17,8 +17,9 @@ from layoutdsl.cli.check import bytes_of, named, params_dtype_of
 from layoutdsl.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
-    from layoutdsl.checkpoint.diff import Difference, Model
+    from layoutdsl.checkpoint.diff import Difference
     from layoutdsl.checkpoint.model import Folder, Layer
+    from layoutdsl.checkpoint.sides import Model
 
 
 def options(parser: Parser) -> None:
@@ -78,8 +79,8 @@ def _wanted(glob: str | None) -> Callable[[str], bool]:
 
 def _model(path: Path, arguments: Namespace) -> tuple[Model, list[Diagnostic]]:
     """One side, and what is wrong with its files or hides its layers. Raises: DiagnosticError, Usage."""
-    from layoutdsl.checkpoint.diff import Model
     from layoutdsl.checkpoint.folder import read_folder
+    from layoutdsl.checkpoint.sides import Model
 
     folder = read_folder(path)
     consumer, device, layers, found = _layers(folder, arguments)

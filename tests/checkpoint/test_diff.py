@@ -10,10 +10,11 @@ from tempfile import mkdtemp
 import numpy as np
 import pytest
 
-from layoutdsl.checkpoint.diff import Difference, Model, diff
+from layoutdsl.checkpoint.diff import Difference, diff
 from layoutdsl.checkpoint.folder import read_folder
 from layoutdsl.checkpoint.layers import layers_of
 from layoutdsl.checkpoint.plans import Plans
+from layoutdsl.checkpoint.sides import Model
 from layoutdsl.checkpoint.values import check_values
 from layoutdsl.diagnostics import Diagnostic
 from tests.checkpoint.filled import GROUP, change, dense, exchange, swapped, unpack, w4a8_experts
@@ -205,6 +206,16 @@ def test_what_does_not_fit_its_spec_is_not_decoded(tmp_path: Path) -> None:
     rows, (finding,) = compared(draft, plain, tmp_path)
     assert (finding.code, finding.where) == ("diff-undecoded", f"{ATTENTION}.q_proj.weight")
     assert f"{ATTENTION}.q_proj.weight" not in rows
+
+
+def test_dtypes_that_nobody_reads_are_said(tmp_path: Path) -> None:
+    one, other = dense("W8A8_DYNAMIC"), dense("W8A8_DYNAMIC")
+    for draft in (one, other):
+        draft.tensors["model.layers.0.extra.mask"] = Tensor("C64", (2, 2))
+    rows, findings = compared(one, other, tmp_path)
+    assert {(finding.code, finding.where) for finding in findings} == {("diff-undecoded", "model.layers.0.extra.mask")}
+    assert "it is complex64" in findings[0].message
+    assert "model.layers.0.extra.mask" not in rows
 
 
 def test_a_budget_that_is_too_small_is_said(tmp_path: Path) -> None:
