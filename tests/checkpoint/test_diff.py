@@ -211,10 +211,10 @@ def test_what_does_not_fit_its_spec_is_not_decoded(tmp_path: Path) -> None:
 def test_dtypes_that_nobody_reads_are_said(tmp_path: Path) -> None:
     one, other = dense("W8A8_DYNAMIC"), dense("W8A8_DYNAMIC")
     for draft in (one, other):
-        draft.tensors["model.layers.0.extra.mask"] = Tensor("C64", (2, 2))
+        draft.tensors["model.layers.0.extra.mask"] = Tensor("F8_E5M2", (2, 2))
     rows, findings = compared(one, other, tmp_path)
     assert {(finding.code, finding.where) for finding in findings} == {("diff-undecoded", "model.layers.0.extra.mask")}
-    assert "it is complex64" in findings[0].message
+    assert "it is float8_e5m2" in findings[0].message
     assert "model.layers.0.extra.mask" not in rows
 
 
