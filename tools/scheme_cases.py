@@ -195,8 +195,7 @@ class Default:
 
 def defaults_of(document: Document, cases: Sequence[Case]) -> list[Default]:
     """The default configuration of every consumer and device that the spec holds for; with float16 where bfloat16 is refused. Raises DiagnosticError."""
-    held = {name.value: [text.value for text in texts] for name, texts in document.holds}
-    return [_default(document, dict(zip(HELD, pair)), cases) for pair in product(*(held[name] for name in HELD))]
+    return [_default(document, dict(zip(HELD, pair)), cases) for pair in product(*(document.held[name] for name in HELD))]
 
 
 def _default(document: Document, pair: World, cases: Sequence[Case]) -> Default:

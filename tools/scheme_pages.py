@@ -98,12 +98,8 @@ def page(spec: Spec) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _held(document: Document) -> dict[str, list[str]]:
-    return {name.value: [text.value for text in texts] for name, texts in document.holds}
-
-
 def _facts(document: Document, name: str, cases: Sequence[Case]) -> list[str]:
-    held = _held(document)
+    held = document.held
     kernels = sorted({expr[1] for case in cases for call in case.sheet.compiled.forward.calls or () for expr in walk(call.expr) if expr[0] == "call"})
     refused = _unreached(held, cases)
     return [
@@ -127,7 +123,7 @@ def _unreached(held: Mapping[str, Sequence[str]], cases: Sequence[Case]) -> list
 
 def _faults(document: Document, cases: Sequence[Case]) -> list[str]:
     """Every ``accept`` that is needed, with the consumers, the cases and the reason."""
-    held = _held(document)
+    held = document.held
     found = spread(cases, lambda sheet: [(a.rule, ", ".join(map(code, a.names)), a.why) for a in sheet.accepted() if a.needed])
     lines = []
     for (rule, names, why), group in found.items():
@@ -379,7 +375,7 @@ def index(specs: Sequence[Spec]) -> str:
     """The table of all pages."""
     rows = []
     for spec in specs:
-        held = _held(spec.document)
+        held = spec.document.held
         link = f"[{spec.scheme}]({spec.scheme.lower()}.{spec.layer}.md)"
         consumers = ", ".join(name.removeprefix("vllm-ascend-") for name in held["consumer"])
         rows.append((link, spec.layer, consumers, ", ".join(held["device"]), prose(spec.title)))

@@ -121,17 +121,11 @@ def _read(stem: str) -> Known:
 
     spec = load_spec(bundled()[stem])
     document = spec.document
-    holds = {name.value: tuple(text.value for text in texts) for name, texts in document.holds}
     members = {each.name.value: [member.value for member in each.members] for each in document.each}
-    from_model = tuple(
-        (declared.name.value, declared.source.value.removeprefix("hf_config."))
-        for declared in document.config
-        if declared.source is not None and declared.source.value.startswith("hf_config.")
-    )
     names = frozenset(name for parameter in document.params for name in _expanded(parameter.name.value, members))
     config = frozenset(spec.config_names)
-    held, devices, added = (holds.get(name, ()) for name in ("consumer", "device", "added"))
-    return Known(spec.scheme, spec.layer, held, devices, added, config, from_model, names)
+    held, devices, added = (document.held.get(name, ()) for name in ("consumer", "device", "added"))
+    return Known(spec.scheme, spec.layer, held, devices, added, config, tuple(document.from_model.items()), names)
 
 
 def _expanded(name: str, members: Mapping[str, list[str]]) -> list[str]:

@@ -59,7 +59,7 @@ SHARED = {
 def settings_of(document: Document) -> dict[str, Setting]:
     """Every name that the spec may use: the shared ones, as the spec overrides them, and its own."""
     settings = dict(SHARED)
-    held = {name.value: tuple(text.value for text in texts) for name, texts in document.holds if name.value in SHARED}
+    held = {name: values for name, values in document.held.items() if name in SHARED}
     for name, values in held.items():
         shared = SHARED[name]
         default = shared.default if shared.default in values else values[0] if len(values) == 1 else None
@@ -83,7 +83,7 @@ def _declared(declared: ConfigDecl, shared: Setting | None) -> Setting:
 def check_declarations(document: Document) -> list[Diagnostic]:
     """Problems of the ``config`` and ``holds`` sections."""
     problems = []
-    held = [text.value for name, texts in document.holds for text in texts if name.value == "consumer"]
+    held = document.held.get("consumer", ())
     for name, texts in document.holds:
         what, known = {"consumer": ("a consumer", CONSUMERS), "device": ("a device", DEVICES), "added": ("a consumer of this spec", held)}[name.value]
         problems += [

@@ -237,3 +237,14 @@ class Document:
     steps: tuple[Step | Delete | StepBlock, ...]
     forward: tuple[ForwardLine | ForwardBlock, ...] | ForwardWord
     span: Span
+
+    @property
+    def held(self) -> dict[str, tuple[str, ...]]:
+        """``holds`` as plain words: ``consumer``, ``device`` and, where the spec has it, ``added``."""
+        return {name.value: tuple(text.value for text in texts) for name, texts in self.holds}
+
+    @property
+    def from_model(self) -> dict[str, str]:
+        """Names of config that the model's ``config.json`` gives, and the key there."""
+        given = {one.name.value: one.source.value.partition(".") for one in self.config if one.source is not None}
+        return {name: key for name, (file, _, key) in given.items() if file == "hf_config"}

@@ -64,7 +64,7 @@ def right_layers() -> Iterator[tuple[Layer, Plans]]:
     """One layer per bundled spec, for the first consumer, device and dtype that it holds for."""
     for name in bundled():
         spec = load_spec(name)
-        held = {key.value: [text.value for text in texts] for key, texts in spec.document.holds}
+        held = spec.document.held
         for consumer, device, dtype in product(held["consumer"][::-1], held["device"], ("bfloat16", "float16")):
             plans = Plans(consumer, device, dtype)
             try:

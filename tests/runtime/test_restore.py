@@ -13,10 +13,10 @@ from torch.nn import Module, Parameter
 import layoutdsl
 from layoutdsl.diagnostics import DiagnosticError
 from layoutdsl.plan.bind import bind
+from layoutdsl.plan.lifecycle import untouched
 from layoutdsl.plan.model import Digit
 from layoutdsl.runtime.apply import apply
 from layoutdsl.runtime.marks import kernel_form
-from layoutdsl.runtime.parts import untouched
 from layoutdsl.runtime.poison import judge
 from layoutdsl.runtime.restore import create_parameters, restore
 from tests.golden.compare import bits

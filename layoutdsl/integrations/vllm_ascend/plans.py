@@ -66,10 +66,8 @@ def read(source: str | Path, *, named: bool = False, like: str | None = None) ->
 
     spec = load_spec(source)
     settings = settings_of(spec.document)
-    held = {name.value: tuple(text.value for text in texts) for name, texts in spec.document.holds}
-    given = {one.name.value: one.source.value.removeprefix("hf_config.") for one in spec.document.config if one.source is not None}
     types = {name: settings[name].type for name in spec.config_names}
-    return Known(spec, digest_of(source), named, like, types, given, held.get("added", ()))
+    return Known(spec, digest_of(source), named, like, types, spec.document.from_model, spec.document.held.get("added", ()))
 
 
 def digest_of(source: str | Path) -> str:
