@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from operator import eq
+from typing import Any, NamedTuple
 
 from layoutdsl.compiler.emit import test_expr
 from layoutdsl.compiler.evaluate import DtypeName, size_of
@@ -118,7 +119,8 @@ def check_call(contract: Contract, rows: tuple[Row, ...], operands: Mapping[str,
     failures: list[tuple[tuple[int, int], Row, Mismatch]] = []
     defaults = {parameter.name: parameter.default_value for parameter in contract.schema.parameters if not parameter.tensors}
     # The row that was meant is tried first: it mostly fits.
-    for likeness, row in sorted(((_likeness(defaults, row, operands), row) for row in rows), key=lambda found: -found[0]):
+    looks = {argument: _look_of(operand.type) for argument, operand in operands.items() if operand.type is not None}
+    for likeness, row in sorted(((_likeness(defaults, row, operands, looks), row) for row in rows), key=lambda found: -found[0]):
         matcher = _Matcher(contract, row, operands, context, here)
         try:
             return matcher.match(span)
@@ -128,10 +130,33 @@ def check_call(contract: Contract, rows: tuple[Row, ...], operands: Mapping[str,
     return Verdict((_refusal(contract.op, closest, reason, operands, context, span),), results=(None,) * len(contract.schema.returns))
 
 
-def _likeness(defaults: Mapping[str, Any], row: Row, operands: Mapping[str, Operand]) -> int:
+class _Look(NamedTuple):
+    """What tells an operand of one row from that of another. element: its dtype, or a row's letter. single: per dim, has it one index alone?"""
+
+    element: str
+    storage: str
+    listed: bool
+    nz: bool
+    single: tuple[bool, ...]
+
+
+@cache
+def _look(text: str) -> _Look:
+    wanted = _row_type(text)
+    layout, element = wanted.layout, wanted.element.name
+    single = tuple(entry == Constant(0, entry.span) for entry in (layout.dims if layout else wanted.logical))
+    return _Look(element, layout.storage if layout else element, text.startswith(LIST), layout is not None and layout.format == "nz", single)
+
+
+def _look_of(kind: TensorType) -> _Look:
+    single = tuple(all(digit.unit for digit in dim) for dim in kind.dims)
+    return _Look(kind.element.name, kind.storage, kind.listed is not None, bool(kind.format), single)
+
+
+def _likeness(defaults: Mapping[str, Any], row: Row, operands: Mapping[str, Operand], looks: Mapping[str, _Look]) -> int:
     """How much the operands look like a row's, to find the row that was meant: what is there, elements, lists or not, format, storage, rank, constants.
 
-    defaults: of the arguments that are no tensors.
+    defaults: of the arguments that are no tensors. looks: of those that are.
     """
     alike = 0
     for argument, operand in operands.items():
@@ -141,7 +166,7 @@ def _likeness(defaults: Mapping[str, Any], row: Row, operands: Mapping[str, Oper
         elif operand.type is None:
             alike -= 3 * (operand.absent and argument in row.required)
         else:
-            alike += _alike(row, text, operand.type)
+            alike += _alike(row, _look(text), looks[argument])
     return alike
 
 
@@ -152,15 +177,10 @@ def _accepts(defaults: Mapping[str, Any], row: Row, argument: str, operand: Oper
     return operand.value == defaults[argument] if values is None else values == ANY or operand.value in values
 
 
-def _alike(row: Row, text: str, kind: TensorType) -> int:
-    wanted = _row_type(text)
-    dims = wanted.layout.dims if wanted.layout else wanted.logical
-    nz = wanted.layout is not None and wanted.layout.format == "nz"
-    storage = wanted.layout.storage if wanted.layout else wanted.element.name
-    elements = row.dtypes.get(wanted.element.name, (wanted.element.name,))
-    alike = sum((entry == Constant(0, entry.span)) == all(d.unit for d in dim) for entry, dim in zip(dims, kind.dims))
-    alike += 4 * (text.startswith(LIST) == (kind.listed is not None)) + 2 * (nz == bool(kind.format)) + 6 * (kind.element.name in elements)
-    return alike + (storage == kind.storage) + (len(dims) == len(kind.dims))
+def _alike(row: Row, wanted: _Look, found: _Look) -> int:
+    element: bool = found.element in row.dtypes.get(wanted.element, (wanted.element,))
+    dims: int = sum(map(eq, wanted.single, found.single)) + (len(wanted.single) == len(found.single))
+    return dims + (wanted.storage == found.storage) + 2 * (wanted.nz == found.nz) + 4 * (wanted.listed == found.listed) + 6 * element
 
 
 def _refusal(op: str, row: Row, mismatch: Mismatch, operands: Mapping[str, Operand], context: Context, span: Span) -> Diagnostic:

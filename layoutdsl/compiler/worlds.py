@@ -21,7 +21,7 @@ from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.symbolic import Facts
 from layoutdsl.syntax.document import Document, Facet
 from layoutdsl.syntax.tree import Binary, Call, Constant, ElementText, Items, LayoutText, Name
-from layoutdsl.syntax.walk import nodes_with_parents
+from layoutdsl.syntax.walk import nodes, nodes_with_parents
 
 MAX_WORLDS = 2000
 MAX_LITERAL = 64
@@ -113,7 +113,7 @@ def _holds(value: ConfigValue, op: str, literal: Any) -> bool:
 
 def _comparisons(document: Document) -> Iterator[Atom]:
     """(name, operator, literal) of every comparison of a name with a literal; operator ``use`` for any other mention."""
-    for node, parents in nodes_with_parents(document, ()):
+    for node, parents in nodes_with_parents(document):
         for name in _dtype_names(node):
             yield name, "use", None
         yield from _last_words(node)
@@ -218,8 +218,8 @@ def enumerate_worlds(document: Document, settings: Mapping[str, Setting]) -> Enu
 def _names_outside_facets(document: Document, domains: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of finite domain that params, steps and the like mention themselves; tried at once, so that no elaboration starts in vain."""
     sections = (document.params, document.steps, document.axes, document.let, document.value, document.invariants, document.forward)
-    found = {node.id for node, _ in nodes_with_parents(sections, ()) if isinstance(node, Name)}
-    found |= {name for node, _ in nodes_with_parents(sections, ()) for name in _dtype_names(node)}
+    found = {node.id for node in nodes(sections) if isinstance(node, Name)}
+    found |= {name for node in nodes(sections) for name in _dtype_names(node)}
     return tuple(name for name in domains if name in found)
 
 
@@ -277,7 +277,7 @@ def check_facets(document: Document) -> list[Diagnostic]:
     """Closed worlds: no ``otherwise`` in a facet over consumers or devices, which would swallow the next release silently."""
     problems = []
     for facet in document.variants:
-        names = {node.id for case in facet.cases for node, _ in nodes_with_parents(case.condition, ()) if isinstance(node, Name)}
+        names = {node.id for case in facet.cases for node in nodes(case.condition) if isinstance(node, Name)}
         open_case = next((case for case in facet.cases if case.condition is None), None)
         for name in sorted(names & {"consumer", "device"}):
             if open_case is not None:

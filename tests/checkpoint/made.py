@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ def _parts(plan: LayerPlan, name: str, dtype: str, shape: tuple[int, ...], prefi
         yield Part(expert, segment), tensor(f"{prefix}.{expert}.{MODULES[family, segment]}.{leaf}", dtype, tuple(own))
 
 
-def right_layers() -> Iterator[tuple[Layer, Plans]]:
+@cache
+def right_layers() -> tuple[tuple[Layer, Plans], ...]:
     """One layer per bundled spec, for the first consumer, device and dtype that it holds for."""
+    found = []
     for name in bundled():
         spec = load_spec(name)
         held = spec.document.held
@@ -71,8 +74,9 @@ def right_layers() -> Iterator[tuple[Layer, Plans]]:
                 plan = plans.of(spec.scheme, spec.layer, {"tp_size": 1})
             except DiagnosticError:
                 continue
-            yield layer(plan, spec.scheme, spec.layer, {}, SIZES), plans
+            found.append((layer(plan, spec.scheme, spec.layer, {}, SIZES), plans))
             break
+    return tuple(found)
 
 
 def of(scheme: str, kind: str = "linear", *, consumer: str = "vllm-ascend-0.23", device: str = "a2", prefix: str = "", **config: Any) -> tuple[Layer, Plans]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from layoutdsl.cli.tensor_file import write
 from layoutdsl.compiler.config import settings_of
 from layoutdsl.diagnostics import DiagnosticError
 from layoutdsl.ir.dtypes import ELEMENTS, STORAGES
+from layoutdsl.plan import model
 from layoutdsl.plan.model import Digit, TensorType
 from layoutdsl.runtime.dtypes import dtype_name, torch_dtype
 from layoutdsl.syntax.document import NoValue
@@ -36,8 +38,15 @@ WITH_VALUE = [name for name in bundled() if not isinstance(load_spec(name).docum
 
 
 def cases(name: str) -> Iterator[tuple[Configuration, Checkpoint]]:
-    """One configuration for each way to store a layer."""
-    seen = set()
+    """A fresh layer for each way to store one."""
+    for configuration, bound, sizes in stored_differently(name):
+        yield configuration, checkpoint(configuration, bound, sizes)
+
+
+@cache
+def stored_differently(name: str) -> tuple[tuple[Configuration, model.Plan, dict[str, int]], ...]:
+    """One configuration for each way to store a layer, with its plan at some sizes."""
+    found = {}
     for configuration in configurations(load_spec(name), {}):
         sizes = {size: SIZES[size] for size in configuration.plan.data.sizes}
         try:
@@ -48,9 +57,8 @@ def cases(name: str) -> Iterator[tuple[Configuration, Checkpoint]]:
         bodies = tuple(id(body) for _, body, _ in bodies_of(configuration.spec.document, contexts).values())
         rules = tuple(contexts[0].holds(rule.condition) for rule in configuration.spec.document.invariants)
         key = (tuple((node.name, node.type) for node in bound.inputs), bodies, rules, configuration.given.get("tp_size"))
-        if key not in seen:
-            seen.add(key)
-            yield configuration, checkpoint(configuration, bound, sizes)
+        found.setdefault(key, (configuration, bound, sizes))
+    return tuple(found.values())
 
 
 def layer_of(configuration: Configuration, made: Checkpoint, path: Path) -> Layer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -72,6 +73,7 @@ forward:
 """
 
 
+@cache
 def documents() -> dict[str, Document]:
     return {name: layoutdsl.load_spec(path).document for name, path in bundled().items()}
 

@@ -23,19 +23,20 @@ INTEGERS = {"o_groups": 4, "o_lora_rank": 32}
 TOKENS = 6
 
 
-def configs(name: str) -> Iterator[dict[str, Any]]:
+def configs(spec: layoutdsl.Spec) -> Iterator[dict[str, Any]]:
     """The reachable worlds of a spec, each as far as it decides config."""
-    for world in worlds(layoutdsl.load_spec(name).document):
+    for world in worlds(spec.document):
         config = {name: INTEGERS.get(name, value) if value is not None else None for name, value in world.state.world.config.items()}
         yield {name: value for name, value in config.items() if type(value) in (str, int, bool, type(None)) and value != "(any other)"}
 
 
 def plans(name: str) -> Iterator[layoutdsl.Plan]:
     """One plan, as a reader of its JSON gets it, for each different text of a spec's forward."""
-    seen = set()
-    for config in configs(name):
-        plan = layoutdsl.Plan(decode(layoutdsl.compile_spec(name, config=config).to_json()))
-        if plan.data.forward == "external" or "npu_matmul_compress_dequant" in plan.to_json():
+    seen, spec = set(), layoutdsl.load_spec(name)
+    for config in configs(spec):
+        text = layoutdsl.compile_spec(spec, config=config).to_json()
+        plan = layoutdsl.Plan(decode(text))
+        if plan.data.forward == "external" or "npu_matmul_compress_dequant" in text:
             continue  # nobody calls it, or nobody but the device can
         plan = plan.bind({name: SIZES[name] for name in layer_kind(plan.layer).sizes})
         if plan.forward_source not in seen:
