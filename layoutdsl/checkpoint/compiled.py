@@ -19,55 +19,45 @@ TABLE, TABLE_ACROSS, INT8, INT4, INT4_ACROSS, BFLOAT16, FLOAT32 = range(7)
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _TABLE = types.Array(types.float32, 2, "C", readonly=True)
 _ROWS = types.Array(types.float64, 2, "C", readonly=True)
-_PLACES = types.Array(types.int64, 1, "C", readonly=True)
-_NUMBERS = types.Array(types.float64, 3, "A", readonly=True)
 _SIDE = types.Tuple((_BYTES, types.int64, _TABLE, _TABLE))
 
 
-@njit(types.void(_BYTES, types.int64, types.int64, types.float64[:, ::1]), nogil=True, cache=True)
-def run_sums(raw: Any, code: int, run: int, out: Any) -> None:
-    """The sums over every ``run`` numbers of the rows of ``out`` [rows, runs]. code: one of the integers."""
-    rows, runs = out.shape
-    if code == INT8:
-        signed = raw.view(np.int8)
-        for row in range(rows):
-            for place in range(runs):
-                total = np.int32(0)
-                for byte in signed[(row * runs + place) * run : (row * runs + place + 1) * run]:
-                    total = np.int32(total + np.int32(byte))
-                out[row, place] = total
-        return
-    across = code == INT4_ACROSS
-    size = run if across else run // 2
-    for row in range(rows // 2 if across else rows):
+@njit(types.void(_BYTES, types.int64, _ROWS, types.float64, types.float64[:, :, ::1]), nogil=True, cache=True)
+def weighed_sums(raw: Any, code: int, weights: Any, largest: float, out: Any) -> None:
+    """See ``numbers.WeighedSums``. code: one of the integers. out: [3, rows, parts]. Runs have up to ``LONGEST`` numbers."""
+    rows, runs = weights.shape
+    across = 2 if code == INT4_ACROSS else 1
+    size, per_part = raw.size // (rows // across * runs), runs // out.shape[2]
+    out[:] = 0
+    for row in range(0, rows, across):
+        part, at = 0, row // across * runs * size
         for place in range(runs):
-            low, high = np.int32(0), np.int32(0)
-            for byte in raw[(row * runs + place) * size : (row * runs + place + 1) * size]:
-                low = np.int32(low + np.int32(byte & 15 ^ 8))
-                high = np.int32(high + np.int32(byte >> 4 ^ 8))
-            if across:
-                out[2 * row, place], out[2 * row + 1, place] = low - 8 * run, high - 8 * run
+            if place == (part + 1) * per_part:
+                part += 1
+            if code == INT8:
+                total = np.int32(0)
+                for byte in raw[at : at + size]:
+                    total = np.int32(total + np.int32(np.int8(byte)))
+                low, high = np.int64(total), 0
             else:
-                out[row, place] = low + high - 8 * run
-
-
-@njit(types.void(_ROWS, _PLACES, types.float64[:, ::1]), nogil=True, cache=True)
-def taken(array: Any, places: Any, out: Any) -> None:
-    """These columns."""
-    for row in range(out.shape[0]):
-        for column in range(out.shape[1]):
-            out[row, column] = array[row, places[column]]
-
-
-@njit(types.void(_NUMBERS, _NUMBERS, _NUMBERS, types.float64[:, ::1]), nogil=True, cache=True)
-def sums_of_products(one: Any, other: Any, third: Any, out: Any) -> None:
-    """Over the last dim."""
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            total = 0.0
-            for k in range(one.shape[2]):
-                total += one[i, j, k] * other[i, j, k] * third[i, j, k]
-            out[i, j] = total
+                # Narrow sums take many bytes at once.
+                lows, highs = np.uint16(0), np.uint16(0)
+                for byte in raw[at : at + size]:
+                    lows = np.uint16(lows + np.uint16(byte & 15 ^ 8))
+                    highs = np.uint16(highs + np.uint16(byte >> 4 ^ 8))
+                low, high = np.int64(lows) - 8 * size, np.int64(highs) - 8 * size
+            at += size
+            weight = weights[row, place]
+            added = weight * (low if across == 2 else low + high)
+            out[0, row, part] += added
+            out[1, row, part] += abs(added)
+            out[2, row, part] += largest * abs(weight)
+            if across == 2:
+                weight = weights[row + 1, place]
+                added = weight * high
+                out[0, row + 1, part] += added
+                out[1, row + 1, part] += abs(added)
+                out[2, row + 1, part] += largest * abs(weight)
 
 
 @njit(types.void(_SIDE, types.int64, types.float32[::1]), nogil=True, cache=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from layoutdsl.checkpoint.numbers import Array, Shape, scratch
+from layoutdsl.checkpoint.numbers import LONGEST, Array, Shape, scratch
 from layoutdsl.compiler.emit import size_expr
 from layoutdsl.compiler.evaluate import integer
 from layoutdsl.compiler.scope import Context
@@ -64,8 +64,8 @@ class Scope:
 
     held: the shapes of the arrays. absent: what stands for a parameter that is not stored. extents: of the axes, as far as this block goes. bodies: named
     results of ``value``, which are evaluated where they are read.
-    coarse: by axis, the length of the runs that some array holds the sums of: sums run over those. absolute: of everything the magnitude, so that the result
-    bounds what rounding can do. memory: the name of the memory that products are written to, which is the same every time. kernels: compiled loops, or None.
+    sums: sums that arrays hold already: by the identity of the node, the name of the array, which has every place of the loops. absolute: of everything the
+    magnitude, so that the result bounds what rounding can do. memory: the name of the memory that products are written to, which is the same every time.
     """
 
     context: Context
@@ -75,10 +75,9 @@ class Scope:
     bodies: Mapping[str, Expr]
     absent: Mapping[str, float] = field(default_factory=dict)
     dtype: Any = np.float64
-    coarse: Mapping[str, int] = field(default_factory=dict)
+    sums: Mapping[int, str] = field(default_factory=dict)
     absolute: bool = False
     memory: str = "program"
-    kernels: Any = None
     loops: tuple[Loop, ...] = ()
     products: Iterator[int] = field(default_factory=count)
 
@@ -124,8 +123,9 @@ def program(body: Expr, entries: Sequence[Entry], scope: Scope) -> Run:
     shape, full = tuple(loop.ext for loop in whole), tuple(loop.ext for loop in inner.loops)
 
     def run(arrays: Arrays) -> Array:
-        found: Array = np.broadcast_to(node.run(arrays), full).reshape(shape)
-        return found
+        found = node.run(arrays)
+        everywhere: Array = found if found.shape == full else np.broadcast_to(found, full)
+        return everywhere.reshape(shape)
 
     return run
 
@@ -197,18 +197,10 @@ def _modulo(body: Expr, scope: Scope) -> Iterable[tuple[int, str]]:
                 yield scope.number(integer(right, scope.context)), scope.context.axes[letter]
 
 
-def _inside(entries: Sequence[Entry], body: Expr, scope: Scope) -> tuple[Scope, int]:
-    """The scope of a sum's body, and how often each of its terms counts that no array tells apart."""
-    loops = []
-    for digit in [digit for entry in entries if (digit := scope.context.digit(entry)) is not None]:
-        loop, step = scope.loop(digit), scope.coarse.get(digit.axis, 1)
-        if loop.div >= step:
-            loops.append(loop)
-        elif loop.div == 1 and loop.ext % step == 0:
-            loops.append(Loop(loop.axis, step, loop.ext // step))
-        else:
-            raise Unsupported(f"runs of {step} do not fit a sum over {loop.ext}")
-    return replace(scope, loops=(*scope.loops, *_cut(loops, body, scope))), len(scope.loops)
+def _inside(entries: Sequence[Entry], body: Expr, scope: Scope) -> Scope:
+    """The scope of a sum's body."""
+    loops = [scope.loop(digit) for entry in entries if (digit := scope.context.digit(entry)) is not None]
+    return replace(scope, loops=(*scope.loops, *_cut(loops, body, scope)))
 
 
 # ---- expressions ----------------------------------------------------------------------------------------------------------------------------------------
@@ -243,6 +235,9 @@ def _node(expr: Expr, scope: Scope) -> Node:
             if name in scope.held:
                 return _read(name, (), scope)
             return _constant(scope.number(scope.context.lookup(name, expr.span)), scope)
+        case Sum() if id(expr) in scope.sums:
+            name, shape = scope.sums[id(expr)], tuple(loop.ext for loop in scope.loops)
+            return Node(shape, lambda arrays: arrays[name].reshape(shape))
         case Sum(entries, body):
             return _sum(entries, body, scope)
     raise Unsupported(f"`{expr.span.text}`")
@@ -310,12 +305,12 @@ def _times(found: Any, factor: Array, divides: bool) -> Any:
 
 def _sum(entries: Sequence[Entry], body: Expr, scope: Scope) -> Node:
     """A sum of products, factor by factor: a rotation is multiplied by its two small matrices, not by their product."""
-    inner, kept = _inside(entries, body, scope)
+    inner, kept = _inside(entries, body, scope), len(scope.loops)
     above, below = factors(body, inner)
     parts = [_node(factor, inner) for factor in above] if not below else [_node(body, inner)]
     dims = [[d for d, size in enumerate(part.shape) if size > 1] for part in parts]
     out = sorted({d for own in dims for d in own if d < kept})
-    # What no factor tells apart is added that many times over; under runs of sums it is the run, which the array has summed already.
+    # What no factor tells apart is added that many times over.
     same = prod(loop.ext for d, loop in enumerate(inner.loops) if d >= kept and not any(d in own for own in dims))
     shapes = [tuple(part.shape[d] for d in own) for part, own in zip(parts, dims)]
     examples: list[Any] = [item for shape, own in zip(shapes, dims) for item in (np.broadcast_to(np.float64(0), shape), own)]
@@ -324,32 +319,13 @@ def _sum(entries: Sequence[Entry], body: Expr, scope: Scope) -> Node:
     one_pass = {d for own in dims for d in own} == {*largest}
     path = not one_pass and np.einsum_path(*examples, out, optimize="optimal" if len(parts) > 2 else "greedy")[0]
     shape = tuple(max((part.shape[d] for part in parts), default=1) for d in range(kept))
-    summed = _compiled_sum(scope.kernels, parts, largest, out) if one_pass and scope.dtype is np.float64 else None
 
     def run(arrays: Arrays) -> Array:
-        if summed is not None:
-            return (summed([part.run(arrays) for part in parts]) * same).reshape(shape)
         operands = [item for part, own, sizes in zip(parts, dims, shapes) for item in (part.run(arrays).reshape(sizes), own)]
         found: Array = np.einsum(*operands, out, optimize=path) * same
         return found.reshape(shape)
 
     return Node(shape, run)
-
-
-def _compiled_sum(kernels: Any, parts: Sequence[Node], dims: Sequence[int], out: Sequence[int]) -> Callable[[Sequence[Array]], Array] | None:
-    """Sums of products of up to three parts over the last of three dims."""
-    full = tuple(max(part.shape[d] for part in parts) for d in dims)
-    if kernels is None or len(parts) > 3 or not 2 <= len(dims) <= 3 or [*dims[:-1]] != [*out]:
-        return None
-    full, ones = (1,) * (3 - len(full)) + full, np.ones((1, 1, 1))
-
-    def run(arrays: Sequence[Array]) -> Array:
-        own = [array.reshape([1] * (3 - len(dims)) + [array.shape[d] for d in dims]) for array in arrays]
-        found = np.empty(full[:2])
-        kernels.sums_of_products(*(np.broadcast_to(array, full) for array in (*own, ones, ones)[:3]), found)
-        return found
-
-    return run
 
 
 # ---- reads ----------------------------------------------------------------------------------------------------------------------------------------------
@@ -376,7 +352,7 @@ def _read(name: str, entries: Sequence[Entry], scope: Scope) -> Node:
     def run(arrays: Arrays) -> Array:
         array = _absolute(arrays[name], scope, memory)
         for axis, place in takes:
-            array = _taken(array, place, axis, memory, scope.kernels)
+            array = array.take(place, axis=axis)
         found: Array = array.reshape(apart).transpose(order).reshape(shape)
         return found
 
@@ -385,15 +361,6 @@ def _read(name: str, entries: Sequence[Entry], scope: Scope) -> Node:
 
 def _absolute(array: Array, scope: Scope, memory: str) -> Array:
     return np.abs(array, out=scratch(f"{memory} absolute", array.size, array.dtype).reshape(array.shape)) if scope.absolute else array
-
-
-def _taken(array: Array, place: Array, axis: int, memory: str, kernels: Any) -> Array:
-    if kernels is None or axis != array.ndim - 1 or array.dtype != np.float64 or not array.flags.c_contiguous:
-        return array.take(place, axis=axis)
-    rows = array.reshape(-1, array.shape[-1])
-    found = scratch(memory, len(rows) * place.size, np.float64).reshape(len(rows), -1)
-    kernels.taken(rows, place, found)
-    return found.reshape(*array.shape[:-1], -1)
 
 
 def _place(index: Array, base: int, values: int) -> Array:
@@ -417,13 +384,25 @@ def _index(expr: Expr, scope: Scope) -> Array:
     return np.full([1] * len(scope.loops), scope.number(integer(expr, scope.context)), np.int64)
 
 
-# ---- sums of runs ---------------------------------------------------------------------------------------------------------------------------------------
+# ---- weighed sums ---------------------------------------------------------------------------------------------------------------------------------------
 
 
-def run_length(body: Expr, entries: Sequence[Entry], name: str, scope: Scope) -> tuple[str, int] | None:
-    """The axis along which an expression only needs sums of an array, and the largest runs that it needs them of: those along which nothing else changes.
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """The one sum of an expression that reads an array: over its numbers, each times what other arrays hold. run: so many numbers along the axis of the sum are
+    multiplied by the same; above, below: by these, and by one over these."""
 
-    None where it needs more than sums: where the array is read outside a sum, or twice in one product.
+    sum: Sum
+    axis: str
+    run: int
+    above: tuple[Expr, ...]
+    below: tuple[Expr, ...]
+
+
+def weighed_sum(body: Expr, entries: Sequence[Entry], name: str, rows: str, scope: Scope) -> Weighed | None:
+    """That sum, if there is one for each row of the array, or for each of equal parts of every row, in order; None if more is read than that.
+
+    rows: the axis of the rows.
     """
     sums = [node for node in nodes(_opened(body, scope)) if isinstance(node, Sum) and name in reads(node, scope)]
     if len(sums) != 1 or name not in reads(body, scope):
@@ -432,20 +411,41 @@ def run_length(body: Expr, entries: Sequence[Entry], name: str, scope: Scope) ->
     above, below = factors(sums[0].body, scope)
     own = [factor for factor in above if name in reads(factor, scope)]
     others = [factor for factor in (*above, *below) if name not in reads(factor, scope)]
-    if len(digits) != 1 or len(own) != 1 or len(above) + len(below) != len(own) + len(others) or not _is_read(own[0]):
+    plain = (Index, Name, Constant)
+    if len(digits) != 1 or len(own) != 1 or len(above) + len(below) != 1 + len(others) or not all(isinstance(factor, plain) for factor in (*own, *others)):
         return None
-    loop = scope.loop(digits[0])
-    outer = [scope.loop(digit) for entry in entries if (digit := scope.context.digit(entry)) is not None and digit.axis == loop.axis]
-    if loop.div != 1 or any(isinstance(node, Pick) for factor in (*others, *own) for node in nodes(factor)):
+    if any(isinstance(node, Pick) for factor in (*others, *own) for node in nodes(factor)):
         return None
-    steps = [loop.ext, *(other.div for other in outer)]
-    for read in set().union(*(reads(factor, scope) for factor in others)):
-        steps += [base for axis, base in zip(scope.held[read].axes, scope.held[read].bases) if axis == loop.axis]
-    return loop.axis, gcd(*steps)
+    inner = scope.loop(digits[0])
+    outer = [loop for entry in entries if (digit := scope.context.digit(entry)) is not None and (loop := scope.loop(digit)).ext > 1]
+    parts = scope.extents[inner.axis] // inner.ext
+    wanted = [Loop(rows, 1, scope.extents.get(rows, 1)), Loop(inner.axis, inner.ext, parts)]
+    if inner.div != 1 or outer != [loop for loop in wanted if loop.ext > 1] or inner.ext * parts != scope.extents[inner.axis]:
+        return None
+    bases = [base for read in others for own_name in reads(read, scope) for base in _bases(scope.held[own_name], inner.axis)]
+    same = gcd(inner.ext, *bases)
+    run = next(run for run in range(min(same, LONGEST), 0, -1) if same % run == 0)
+    return Weighed(sums[0], inner.axis, run, tuple(factor for factor in above if factor is not own[0]), tuple(below))
 
 
-def _is_read(expr: Expr) -> bool:
-    return isinstance(expr, Index)
+def _bases(shape: Shape, axis: str) -> list[int]:
+    return [base for own, base in zip(shape.axes, shape.bases) if own == axis]
+
+
+def weights(of: Weighed, entries: Sequence[Entry], rows: int, scope: Scope) -> Run:
+    """What each run of numbers is multiplied by: float64 [rows, runs]. entries: what the expression with the sum is evaluated over. Raises: Unsupported."""
+    whole = [scope.loop(digit) for entry in entries if (digit := scope.context.digit(entry)) is not None]
+    inner = [scope.loop(digit) for entry in of.sum.entries if (digit := scope.context.digit(entry)) is not None]
+    runs = [Loop(loop.axis, of.run, loop.ext // of.run) for loop in inner]
+    scope = replace(scope, loops=_cut([*whole, *runs], of.sum.body, scope), products=count())
+    parts = [*((_node(factor, scope), False) for factor in of.above), *((_node(factor, scope), True) for factor in of.below)]
+    full = tuple(loop.ext for loop in scope.loops)
+
+    def run(arrays: Arrays) -> Array:
+        found = reduce(lambda found, part: _times(found, part[0].run(arrays), part[1]), parts, np.ones([1] * len(full)))
+        return np.ascontiguousarray(np.broadcast_to(found, full), np.float64).reshape(rows, -1)
+
+    return run
 
 
 def _opened(expr: Expr, scope: Scope) -> tuple[Expr, ...]:

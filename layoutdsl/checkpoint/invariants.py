@@ -1,7 +1,7 @@
 """The equations of a spec between stored tensors, over the tensors of one unit.
 
-Under ``values``. The right side is evaluated from the weight's sums over runs in which nothing else changes, so that a scale is multiplied once per group and
-not once per weight; where that is not possible, element by element.
+Under ``values``. Of the weight mostly a sum over each row is needed: its numbers are added up over runs in which nothing else changes, so that a scale is
+multiplied once per group and not once per weight; where that is not possible, it is read element by element.
 
 Invariants: what rounding in the dtypes on disk can do is no finding: each stored factor may be off by half a unit of its last digit, and the sum was made in
 float32.
@@ -10,16 +10,16 @@ float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from layoutdsl.checkpoint.decoded import Programs, cut, rows_kind
-from layoutdsl.checkpoint.evaluate import Scope, Unsupported, program, reads, run_length
+from layoutdsl.checkpoint.evaluate import Run, Scope, Unsupported, Weighed, program, reads, weighed_sum, weights
 from layoutdsl.checkpoint.model import StoredTensor
-from layoutdsl.checkpoint.numbers import Array, Reader, RunSums, Shape
+from layoutdsl.checkpoint.numbers import Array, Reader, WeighedSums
 from layoutdsl.checkpoint.units import Meaning, Unit
 from layoutdsl.compiler.evaluate import integer
 from layoutdsl.diagnostics import Diagnostic
@@ -27,9 +27,9 @@ from layoutdsl.ir.dtypes import ELEMENTS
 from layoutdsl.syntax.tree import Binary, Entry, Expr, Index, Name, Pick, Rule, Sum
 from layoutdsl.syntax.walk import nodes
 
-ENOUGH = 1 << 16
-"""Sums that are evaluated at once."""
 FLOAT32 = 2.0**-24
+SUM, TERMS, MOST = "the sum", "its terms", "its largest terms"
+"""What arrays hold of a sum over the weight, beside tensors, whose names have no blanks."""
 
 
 @dataclass(slots=True)
@@ -47,9 +47,8 @@ class Broken:
 
 @dataclass(slots=True)
 class Equation:
-    """One invariant over one unit. entries: what the right side is evaluated over, as the left side has it or in digits of the weight's own axis. runs: the
-    axis and length of the runs of the weight that it needs sums of; None: it does not read the weight, or needs each element. reads: the tensors of the right
-    side."""
+    """One invariant over one unit. entries: what the right side is evaluated over, as the left side has it or in digits of the weight's own axis. sum: all that
+    it needs of the weight; None: it does not read the weight, or needs each element. reads: the tensors of the right side."""
 
     unit: Unit
     meaning: Meaning
@@ -58,46 +57,46 @@ class Equation:
     right: Expr
     entries: tuple[Entry, ...]
     reads: frozenset[str]
-    runs: tuple[str, int] | None
+    sum: Weighed | None
     programs: Programs
     broken: Broken = field(default_factory=Broken)
-    _sums: list[Array] = field(default_factory=list)
-    _first: int = 0
-    _rows: int = 0
 
-    # -- blocks
-
-    def see(self, raw: Array, count: int, held: Mapping[str, Array]) -> None:
-        """The next rows of the weight."""
-        self._sums.append(self.programs.once((id(self.meaning), count, self.runs), lambda: self._sums_of(count))(raw))
-        self._rows += count * self.meaning.packed_rows
-        if sum(part.size for part in self._sums) >= ENOUGH:
-            self.flush(held)
-
-    def _sums_of(self, count: int) -> Callable[[Array], Array]:
-        """What makes sums of so many rows; without runs, the numbers themselves."""
-        kind = rows_kind(self.meaning, count)
-        if self.runs is not None:
-            return RunSums.of(kind, self.meaning.row_axis, self.runs[1], self.programs.kernels)
-        reader = Reader.of(kind, self.meaning.row_axis)
-        return lambda raw: reader(raw, np.float64)
-
-    def flush(self, held: Mapping[str, Array]) -> None:
-        """Evaluate what is there."""
-        if not self._rows:
+    def see(self, first: int, raw: Array, count: int, held: Mapping[str, Array]) -> None:
+        """Evaluates it for the next rows of the weight. first: the number of the first; count: of words that hold rows."""
+        rows, name = count * self.meaning.packed_rows, self.meaning.weight
+        arrays, key = cut(held, self.meaning, first, rows), (id(self.meaning), id(self.right), count)
+        if self.sum is None:
+            reader = self.programs.once((*key, "reader"), lambda: Reader.of(rows_kind(self.meaning, count), self.meaning.row_axis))
+            numbers = reader(raw, np.float64)
+            self._compare({**arrays, name: numbers}, first, rows, lambda: {**arrays, name: self._exchanged(numbers)})
             return
-        sums = self._sums[0] if len(self._sums) == 1 else np.concatenate(self._sums)
-        self._compare({**cut(held, self.meaning, self._first, self._rows), self.meaning.weight: sums}, self._first, self._rows)
-        self._first, self._rows = self._first + self._rows, 0
-        self._sums.clear()
+        sums, factor = self.programs.once((*key, "sums"), lambda: self._sums_of(count))
+        factors = factor(arrays)
+        found = sums(raw, factors)
+        self._compare({**arrays, **_sums(found)}, first, rows, lambda: {**arrays, **_sums(sums.added(self._exchanged(sums.sums(raw)), factors))})
+
+    def _sums_of(self, count: int) -> tuple[WeighedSums, Run]:
+        """What adds up so many rows, and what says by what the numbers are multiplied."""
+        assert self.sum is not None
+        meaning, rows = self.meaning, count * self.meaning.packed_rows
+        scope = meaning.scope(rows, memory="weights")
+        (inner,) = [scope.loop(digit) for entry in self.sum.sum.entries if (digit := scope.context.digit(entry)) is not None]
+        parts, kernels = scope.extents[self.sum.axis] // inner.ext, self.programs.kernels
+        return WeighedSums.of(rows_kind(meaning, count), meaning.row_axis, self.sum.run, parts, kernels), weights(self.sum, self.entries, rows, scope)
+
+    def _exchanged(self, array: Array) -> Array:
+        """The rows of every word in the other order."""
+        other: Array = array.reshape(-1, self.meaning.packed_rows, *array.shape[1:])[:, ::-1].reshape(array.shape)
+        return other
 
     def evaluate(self, held: Mapping[str, Array]) -> None:
         """All at once, where the weight is not read."""
-        self._compare(dict(held), 0, self.meaning.rows)
+        self._compare(dict(held), 0, self.meaning.rows, None)
 
     # -- both sides
 
-    def _compare(self, arrays: Mapping[str, Array], first: int, rows: int) -> None:
+    def _compare(self, arrays: Mapping[str, Array], first: int, rows: int, swapped: Callable[[], Mapping[str, Array]] | None) -> None:
+        """swapped: the same arrays if the rows of every word lay in the other order."""
         found = self._run(self.left, arrays, rows)
         wanted = self._run(self.right, arrays, rows)
         difference = np.abs(found - wanted)
@@ -116,46 +115,36 @@ class Equation:
             place = np.unravel_index(int(ratio.argmax()), ratio.shape)
             self.broken.ratio, self.broken.found, self.broken.wanted = float(ratio.max()), float(found[place]), float(wanted[place])
             self.broken.place = self._stored_place(place, first)
-        self.broken.swapped = self.broken.swapped and self._holds_swapped(arrays, rows, found)
+        self.broken.swapped = self.broken.swapped and swapped is not None and self.meaning.packed_rows > 1 and self._holds(swapped(), rows, found)
 
     def _exactly(self, found: Array, wanted: Array) -> Array:
         """What the result itself may be rounded by."""
         return 2 * self._unit(self.name) * np.abs(found) + 2 * FLOAT32 * np.abs(wanted)
 
-    def _run(self, body: Expr, arrays: Mapping[str, Array], rows: int, *, absolute: bool = False) -> Array:
+    def _run(self, body: Expr, arrays: Mapping[str, Array], rows: int, *, of: str = SUM, absolute: bool = False) -> Array:
         entries = self.left.entries if body is self.left else self.entries
-        key = (id(self.meaning), id(body), rows, self.runs, absolute)
-        run = self.programs.once(key, lambda: program(body, entries, self._scope(rows, absolute=absolute)))
+        key = (id(self.meaning), id(body), rows, of, absolute)
+        run = self.programs.once(key, lambda: program(body, entries, self._scope(rows, of=of, absolute=absolute)))
         result: Array = run(arrays).copy()
         return result
 
-    def _scope(self, rows: int, *, absolute: bool = False) -> Scope:
-        """What both sides read for so many rows: of the weight the sums."""
-        meaning, coarse, kernels = self.meaning, dict([self.runs] if self.runs else ()), self.programs.kernels if self.weight else None
-        scope = meaning.scope(rows if meaning.row_axis else None, coarse=coarse, absolute=absolute, memory="invariant", kernels=kernels)
-        if self.runs is None:
-            return scope
-        axis, run = self.runs
-        shape = scope.held[meaning.weight]
-        bases = tuple(run if own == axis else base for own, base in zip(shape.axes, shape.bases))
-        counts = tuple(number // run if own == axis else number for own, number in zip(shape.axes, shape.counts))
-        return replace(scope, held={**scope.held, meaning.weight: Shape(shape.axes, bases, counts)})
+    def _scope(self, rows: int, *, of: str = SUM, absolute: bool = False) -> Scope:
+        """What both sides read for so many rows. of: what the sum over the weight is, or bounds it."""
+        sums = {id(self.sum.sum): of} if self.sum is not None else {}
+        return self.meaning.scope(rows if self.meaning.row_axis else None, sums=sums, absolute=absolute, memory="invariant")
 
     def _rounding(self, arrays: Mapping[str, Array], rows: int) -> Any:
         """What rounding may do: to the factors, each by half of its last digit; and to a sum of so many terms in float32."""
-        factors = 2 * sum(self._unit(name) for name in self.reads)
+        factors, name = 2 * sum(self._unit(name) for name in self.reads), self.meaning.weight
         if not self.weight:
             return factors * self._run(self.right, arrays, rows, absolute=True)
-        weight, kind = arrays[self.meaning.weight], ELEMENTS[self.meaning.kinds[self.meaning.weight].element]
-        largest = float(1 << (kind.bits - 1)) if kind.kind == "int" else float(np.abs(weight).max())
-        largest *= self.runs[1] if self.runs else 1
-        terms = 4 * FLOAT32 * sqrt(prod(self.meaning.held[self.meaning.weight].counts) / max(self.meaning.rows, 1))
-        if self.runs and factors:
-            # The weight is a factor once, so that both bounds are one evaluation.
-            bounds = np.abs(weight)
-            bounds += largest * terms / factors
-            return factors * self._run(self.right, {**arrays, self.meaning.weight: bounds}, rows, absolute=True)
-        most = {**arrays, self.meaning.weight: np.full_like(weight, largest)}
+        terms = 4 * FLOAT32 * sqrt(prod(self.meaning.held[name].counts) / max(self.meaning.rows, 1))
+        if self.sum is not None:
+            first = factors * self._run(self.right, arrays, rows, of=TERMS, absolute=True)
+            return first + terms * self._run(self.right, arrays, rows, of=MOST, absolute=True)
+        kind = ELEMENTS[self.meaning.kinds[name].element]
+        largest = float(1 << (kind.bits - 1)) if kind.kind == "int" else float(np.abs(arrays[name]).max(initial=0))
+        most = {**arrays, name: np.full_like(arrays[name], largest)}
         return factors * self._run(self.right, arrays, rows, absolute=True) + terms * self._run(self.right, most, rows, absolute=True)
 
     def _unit(self, name: str) -> float:
@@ -163,17 +152,9 @@ class Equation:
         element = ELEMENTS[self.meaning.kinds[name].element]
         return 2.0 ** -(element.mantissa + 1) if element.kind == "float" and element.bits >= 16 else 0.0
 
-    def _holds_swapped(self, arrays: Mapping[str, Array], rows: int, found: Array) -> bool:
-        """Would it hold if the lanes of every word were in the other order. Only what lies in other rows then makes a difference."""
-        meaning = self.meaning
-        count = meaning.packed_rows
-        if not self.weight or count < 2 or not meaning.row_axis:
-            return False
-        weight = arrays[meaning.weight]
-        other = weight.reshape(-1, count, *weight.shape[1:])[:, ::-1].reshape(weight.shape)
-        swapped = {**arrays, meaning.weight: other}
-        wanted = self._run(self.right, swapped, rows)
-        return not (np.abs(wanted - found) > self._exactly(found, wanted) + self._rounding(swapped, rows)).any()
+    def _holds(self, arrays: Mapping[str, Array], rows: int, found: Array) -> bool:
+        wanted = self._run(self.right, arrays, rows)
+        return not (np.abs(wanted - found) > self._exactly(found, wanted) + self._rounding(arrays, rows)).any()
 
     def _stored_place(self, place: Any, first: int) -> tuple[int, ...]:
         """The index in the whole left side, without the axis of experts."""
@@ -200,6 +181,8 @@ class Equation:
         try:
             for side, entries in ((self.left, self.left.entries), (self.right, self.entries)):
                 program(side, entries, self._scope(self.meaning.rows))
+            if self.sum is not None:
+                weights(self.sum, self.entries, self.meaning.rows, self.meaning.scope())
         except Unsupported as error:
             return str(error)
         return ""
@@ -235,7 +218,19 @@ class Equation:
         yield Diagnostic(code="invariant-broken", message=f"`{self.text}` does not hold", where=self.tensor.name, notes=tuple(notes), helps=helps)
 
 
-Found = tuple[Rule, Index, Expr, "tuple[Entry, ...]", "frozenset[str]", "tuple[str, int] | None"]
+def _sums(found: Array) -> dict[str, Array]:
+    return dict(zip((SUM, TERMS, MOST), found))
+
+
+class Found(NamedTuple):
+    """An invariant of one meaning: see ``Equation``."""
+
+    rule: Rule
+    left: Index
+    right: Expr
+    entries: tuple[Entry, ...]
+    reads: frozenset[str]
+    sum: Weighed | None
 
 
 def equations(unit: Unit, meaning: Meaning, rules: Sequence[Found], programs: Programs) -> list[Equation]:
@@ -245,7 +240,7 @@ def equations(unit: Unit, meaning: Meaning, rules: Sequence[Found], programs: Pr
 
 def held_by(rules: Iterable[Found], meaning: Meaning) -> frozenset[str]:
     """The tensors that these read besides the weight."""
-    names = {name for _, left, _, _, names, _ in rules for name in (meaning.context.member.expand(left.name), *names)}
+    names = {name for rule in rules for name in (meaning.context.member.expand(rule.left.name), *rule.reads)}
     return frozenset(names - {meaning.weight})
 
 
@@ -260,8 +255,9 @@ def rules_of(meaning: Meaning) -> Iterator[Found]:
                     continue
                 right, entries = _in_digits(right, left.entries, scope)
                 needed = frozenset(reads(right, scope))
-                runs = run_length(right, entries, meaning.weight, scope) if meaning.weight in needed and meaning.row_axis else None
-                yield rule, left, right, entries, needed, runs
+                reads_rows = meaning.weight in needed and meaning.row_axis
+                sum = weighed_sum(right, entries, meaning.weight, meaning.row_axis, scope) if reads_rows else None
+                yield Found(rule, left, right, entries, needed, sum)
 
 
 # ---- digits ---------------------------------------------------------------------------------------------------------------------------------------------

@@ -236,34 +236,59 @@ class Codes:
         return int(code)
 
 
+LONGEST = 4096
+"""Numbers in a run: 16 bits hold the sum of so many int4, 32 that of so many int8."""
+
+
 @dataclass(frozen=True, slots=True)
-class RunSums:
-    """Makes, of the bytes of a bound type, the sums over every ``run`` indices of its other axis, per index of ``rows``: float64 [rows, runs]. Exact for
-    integers."""
+class WeighedSums:
+    """Makes sums of the bytes of a bound type: of its numbers along every row, or every part of one, each run of them times a weight.
+
+    run: numbers that one weight is for. parts: of a row. largest: bounds the magnitude of the sum over a run, if the type alone does.
+    """
 
     reader: Reader
     run: int
+    parts: int
+    largest: float | None
     codes: Codes | None
     kernels: Any
 
     @classmethod
-    def of(cls, kind: TensorType, rows: str, run: int, kernels: Any = None) -> RunSums:
-        """kind: has no other axes than ``rows`` and one more, whose extent ``run`` divides, but such of one index. kernels: compiled loops."""
-        codes = Codes.of(kind, rows) if kernels is not None else None
-        return cls(Reader.of(kind, rows), run, codes if codes is not None and codes.integers and run % (codes.lanes // codes.across) == 0 else None, kernels)
+    def of(cls, kind: TensorType, rows: str, run: int, parts: int = 1, kernels: Any = None) -> WeighedSums:
+        """kind: has no other axes than ``rows`` and one more, whose extent ``run`` divides, but such of one index. run: up to ``LONGEST``. kernels: compiled
+        loops."""
+        element, codes = ELEMENTS[kind.element], Codes.of(kind, rows) if kernels is not None else None
+        largest = float(run << (element.bits - 1)) if element.kind == "int" else None
+        usable = codes is not None and codes.integers and run % (codes.lanes // codes.across) == 0
+        return cls(Reader.of(kind, rows), run, parts, largest, codes if usable else None, kernels)
 
-    def __call__(self, raw: Array) -> Array:
+    def __call__(self, raw: Array, weights: Array) -> Array:
+        """raw: uint8, contiguous. weights: float64 [rows, runs].
+
+        Returns: float64 [3, rows, parts]: the sums; those of the magnitudes of what is added, run by run; and those as large as numbers of this type make them.
+        """
+        if self.codes is None or self.largest is None:
+            return self.added(self.sums(raw), weights)
+        found = np.empty((3, len(weights), self.parts))
+        self.kernels.weighed_sums(raw, self.codes.name(self.kernels), weights, self.largest, found)
+        return found
+
+    def sums(self, raw: Array) -> Array:
+        """The sums over every run, float64 [rows, runs]; exact for integers."""
         rows, size = self.reader.shape.counts[0], prod(self.reader.shape.counts)
-        if self.codes is not None:
-            found = np.empty((rows, size // rows // self.run))
-            self.kernels.run_sums(raw, self.codes.name(self.kernels), self.run, found)
-            return found
         # Of numpy's sums over short runs this is the quickest; integers below 2**24 are exact in float32.
         short = ELEMENTS[self.reader.kind.element].kind in ("int", "uint") and self.run << (ELEMENTS[self.reader.kind.element].bits + 1) <= 1 << 24
         dtype = np.float32 if short else np.float64
         values = self.reader(raw, dtype, scratch("runs", size, dtype)).reshape(-1, self.run)
         summed: Array = np.einsum("ij->i", values).astype(np.float64, copy=False).reshape(rows, -1)
         return summed
+
+    def added(self, sums: Array, weights: Array) -> Array:
+        """The same as a call, of sums over runs."""
+        largest = self.run * np.abs(sums).max(initial=0) if self.largest is None else self.largest
+        added, sizes = sums * weights, np.abs(weights)
+        return np.stack([part.reshape(len(sums), self.parts, -1).sum(axis=2) for part in (added, np.abs(added), largest * sizes)])
 
 
 _SCRATCH = local()

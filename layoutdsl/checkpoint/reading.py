@@ -25,7 +25,7 @@ from layoutdsl.checkpoint.model import StoredTensor
 from layoutdsl.checkpoint.numbers import Array
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 
-BLOCK = 2 << 20
+BLOCK = 4 << 20
 """Bytes read at once: small enough to stay in the cache of a core, and large enough for the calls not to matter."""
 THREADS = max(1, min(4, os.cpu_count() or 1))
 

@@ -53,7 +53,7 @@ class Quantized:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return meaning_of(self).shape(self.result)
+        return meaning_of(self).result_shapes[self.result]
 
     @property
     def scheme(self) -> str:
@@ -94,7 +94,7 @@ def sources(model: Model, units: Units) -> Sources:
             meaning = unit.meaning
             if meaning is not None and meaning.weight:
                 for result in meaning.results:
-                    whole = len(meaning.shape(result)) == 2
+                    whole = len(meaning.result_shapes[result]) == 2
                     name = f"{unit.name}.{'weight' if whole else 'bias'}"
                     found[name] = Quantized(unit, result)
                     # A folded bias is there even for a layer without one.

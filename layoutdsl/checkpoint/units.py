@@ -57,7 +57,7 @@ class Meaning:
     def weight(self) -> str:
         """The parameter that has most of the elements of what the layer multiplies with; "" where nothing is known of that."""
         for name, result in self.results.items():
-            if len(self.shape(name)) == 2:
+            if len(self.result_shapes[name]) == 2:
                 return max(reads(result.body, self.scope()), key=lambda read: prod(self.held[read].counts))
         return ""
 
@@ -123,9 +123,12 @@ class Meaning:
         """The axes of a result's left side."""
         return tuple(digit.axis for entry in self.results[result].entries if (digit := self.context.digit(entry)) is not None)
 
-    def shape(self, result: str) -> tuple[int, ...]:
-        """The shape of a result of ``value``, without the axis of experts."""
-        return tuple(extent for axis, extent in zip(self.axes(result), self.loops(result, self.scope())) if axis not in self.expert_axes)
+    @cached_property
+    def result_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of the results of ``value``, without the axis of experts."""
+        scope = self.scope()
+        pairs = {name: zip(self.axes(name), self.loops(name, scope)) for name in self.results}
+        return {name: tuple(extent for axis, extent in found if axis not in self.expert_axes) for name, found in pairs.items()}
 
     @cached_property
     def expert_axes(self) -> frozenset[str]:

@@ -16,9 +16,8 @@ from math import prod
 import numpy as np
 
 from layoutdsl.checkpoint.decoded import Programs, held_arrays, rows_of
-from layoutdsl.checkpoint.invariants import ENOUGH, Equation, Found, equations, held_by, rules_of
+from layoutdsl.checkpoint.invariants import Found, equations, held_by, rules_of
 from layoutdsl.checkpoint.model import Layer, StoredTensor
-from layoutdsl.checkpoint.numbers import Array
 from layoutdsl.checkpoint.plans import Plans
 from layoutdsl.checkpoint.reading import BLOCK, Progress, Work, flat, side_by_side, size_text
 from layoutdsl.checkpoint.units import Meaning, Unit, Units
@@ -26,7 +25,7 @@ from layoutdsl.checkpoint.watch import ConstantRows, Watch, constant_rows
 from layoutdsl.diagnostics import Diagnostic, DiagnosticError
 from layoutdsl.ir.dtypes import STORAGES
 
-OVERHEAD = 12 * BLOCK + 10 * 8 * ENOUGH
+OVERHEAD = 14 * BLOCK
 """Bytes that work on a block takes beside the block: copies of it while it is counted, and what an equation is evaluated with."""
 
 
@@ -101,7 +100,10 @@ class _Job:
         if meaning is None or not meaning.weight:
             return OVERHEAD
         held = [*held_by(self.rules, meaning), *([] if meaning.row_axis else [meaning.weight])]
-        return OVERHEAD + sum(self.tensors[name].end - self.tensors[name].begin + 8 * prod(meaning.held[name].counts) for name in held)
+        # Read element by element, a block is several arrays of float64.
+        apart = any(rule.sum is None and meaning.weight in rule.reads for rule in self.rules)
+        block = 4 * 8 * BLOCK * 8 // meaning.kinds[meaning.weight].slot_bits if apart else 0
+        return OVERHEAD + block + sum(self.tensors[name].end - self.tensors[name].begin + 8 * prod(meaning.held[name].counts) for name in held)
 
     def too_large(self, budget: int) -> Diagnostic:
         tensor = self.largest
@@ -137,18 +139,21 @@ class _Job:
         rules = [rule for rule in wanted if not rule.obstacle]
         streamed = [rule for rule in rules if rule.weight]
         rows, constant = rows_of(meaning, unit, BLOCK), self._constant_rows(meaning)
-        for _, raw in rows.blocks(done):
+        for first, raw in rows.blocks(done):
             count = raw.size // rows.size
             watches[meaning.weight].see(raw)
             if constant is not None:
                 constant.see(raw.view(_words(meaning)).reshape(count, -1))
             for rule in streamed:
-                rule.see(raw, count, held)
+                rule.see(first * meaning.packed_rows, raw, count, held)
         found = [rule.unchecked() for rule in wanted if rule.obstacle]
         found += [finding for watch in watches.values() for finding in watch.findings()]
         if constant is not None:
             found += constant.findings("the layer" if unit.expert is None else "the expert")
-        return [*found, *(finding for rule in rules for finding in _evaluated(rule, held))]
+        for rule in rules:
+            if not rule.weight:
+                rule.evaluate(held)
+        return [*found, *(finding for rule in rules for finding in rule.findings())]
 
     def _watch(self, name: str) -> Watch:
         meaning, tensor = self.meaning, self.tensors[name]
@@ -164,11 +169,3 @@ class _Job:
 
 def _words(meaning: Meaning) -> np.dtype[np.unsignedinteger]:
     return np.dtype(f"<u{STORAGES[meaning.kinds[meaning.weight].storage].bits // 8}")
-
-
-def _evaluated(rule: Equation, held: Mapping[str, Array]) -> Iterator[Diagnostic]:
-    if rule.weight:
-        rule.flush(held)
-    else:
-        rule.evaluate(held)
-    yield from rule.findings()

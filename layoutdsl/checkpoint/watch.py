@@ -88,13 +88,17 @@ class Watch:
         self.counts.setdefault(what, Count()).add(found, self._seen)
 
     def _floats(self, words: Array, element: Dtype) -> None:
-        width = element.bits
-        magnitude = words & words.dtype.type((1 << (width - 1)) - 1)
+        width, scaling = element.bits, self.scale or bool(self.promised)
         infinite = 0x7F if width == 8 else ((1 << element.exponent) - 1) << element.mantissa
+        # Among words without sign, negative ones and those that are no numbers are the largest, zero and denormal ones the smallest.
+        usual = scaling and words.max(initial=0) < infinite and words.min(initial=infinite) >= 1 << element.mantissa
+        if usual and self.promised != "power_of_two":
+            return
+        magnitude = words & words.dtype.type((1 << (width - 1)) - 1)
         if magnitude.size and magnitude.max() >= infinite:
             self._count("nan", magnitude > infinite if width > 8 else magnitude == infinite)
             self._count("inf", (magnitude == infinite) & (width > 8))
-        if not self.scale and not self.promised:
+        if not scaling:
             return
         self._count("zero", magnitude == 0)
         self._count("denormal", (magnitude > 0) & (magnitude < 1 << element.mantissa))

@@ -16,7 +16,7 @@ from layoutdsl.bundled import bundled
 from layoutdsl.checkpoint.decoded import Decoded, Programs
 from layoutdsl.checkpoint.evaluate import bodies_of
 from layoutdsl.checkpoint.model import Layer, Part, StoredTensor
-from layoutdsl.checkpoint.numbers import Reader, RunSums, by_bytes
+from layoutdsl.checkpoint.numbers import LONGEST, Reader, WeighedSums, by_bytes
 from layoutdsl.checkpoint.plans import Plans
 from layoutdsl.checkpoint.units import Unit, Units
 from layoutdsl.checkpoint.values import check_values
@@ -204,8 +204,14 @@ def test_numbers_are_read_as_bit_by_bit(one: TensorType, kernels: Any) -> None:
         assert np.array_equal(Reader.of(one, "n")(raw), wanted.astype(np.float32), equal_nan=True)
     for run in (1, 8, 16, 24, 64, 256) if ELEMENTS[one.element].kind in ("int", "uint") else ():
         if K % run == 0:
-            sums = RunSums.of(by_bytes(one), "n", run, kernels)(raw)
-            assert np.array_equal(sums, wanted.astype(np.float64).reshape(N, -1, run).sum(axis=2)), run
+            for parts in {1, K // run}:
+                weights = np.random.default_rng(2).integers(-8, 8, (N, K // run)).astype(np.float64)
+                sums = WeighedSums.of(by_bytes(one), "n", run, parts, kernels)(raw, weights)
+                added = wanted.astype(np.float64).reshape(N, -1, run).sum(axis=2) * weights
+                for found, terms in zip(sums, (added, np.abs(added))):
+                    assert np.array_equal(found, terms.reshape(N, parts, -1).sum(axis=2)), (run, parts)
+                if one.element != "int4" or one.lanes:  # alone in a byte, these bytes are no int4
+                    assert (sums[2] >= sums[1]).all()
 
 
 def test_sums_of_runs_do_not_overflow(kernels: Any) -> None:
@@ -215,4 +221,4 @@ def test_sums_of_runs_do_not_overflow(kernels: Any) -> None:
         dims = ((Digit("n", 1, 2),), (Digit("k", lanes[0] if lanes else 1, digits[0]),))
         one = TensorType(element, 0, storage, "", dims, tuple(Digit("k", 1, lane) for lane in lanes), (0, 1), 0, (), "")
         raw = np.full(2 * digits[0], code, np.uint8)
-        assert (RunSums.of(one, "n", long, kernels)(raw) == number * long).all()
+        assert (WeighedSums.of(one, "n", LONGEST, 1, kernels)(raw, np.ones((2, long // LONGEST)))[0] == number * long).all()

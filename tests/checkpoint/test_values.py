@@ -125,6 +125,19 @@ def test_contradictions(name: str, tmp_path: Path) -> None:
     assert any(text in line for finding in found for line in (*finding.notes, *finding.helps))
 
 
+@pytest.mark.parametrize("name", ["", *BROKEN])
+def test_element_by_element_the_same_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an equation needs more of a weight than a sum over each row. Such a block takes more memory, which the budget knows."""
+    draft = w4a8_experts()
+    if name:
+        BROKEN[name][0](draft)
+    wanted = findings(draft, tmp_path / "sums")
+    monkeypatch.setattr(invariants, "weighed_sum", lambda *arguments: None)
+    found = findings(draft, tmp_path / "elements", memory=1 << 29)
+    assert [(one.code, one.where, one.notes[0], one.helps) for one in found] == [(one.code, one.where, one.notes[0], one.helps) for one in wanted]
+    assert "memory-budget" in {finding.code for finding in findings(draft, tmp_path / "budget")}
+
+
 @pytest.mark.parametrize("module", [f"{MLP}.down_proj", f"{MLP}.up_proj"])
 def test_nibbles_of_a_linear_layer(module: str, tmp_path: Path) -> None:
     """Row layers keep 16 partial sums, the others one."""
