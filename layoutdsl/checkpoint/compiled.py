@@ -16,6 +16,9 @@ from numba import njit, types
 TABLE, TABLE_ACROSS, INT8, INT4, INT4_ACROSS, BFLOAT16, FLOAT32 = range(7)
 """What bytes hold. TABLE: what a table of all bytes says, for each number in a byte; INT4: two numbers of one row in a byte; ACROSS: of two rows."""
 
+AT_ONCE = 2048
+"""Numbers that a loop takes before the next one does: three times so many stay in the cache next to the core."""
+
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _TABLE = types.Array(types.float32, 2, "C", readonly=True)
 _ROWS = types.Array(types.float64, 2, "C", readonly=True)
@@ -60,46 +63,54 @@ def weighed_sums(raw: Any, code: int, weights: Any, largest: float, out: Any) ->
                 out[2, row + 1, part] += largest * abs(weight)
 
 
-@njit(types.void(_SIDE, types.int64, types.float32[::1]), nogil=True, cache=True)
-def _decode(side: Any, row: int, out: Any) -> None:
-    """One row of numbers."""
+@njit(types.void(_SIDE, types.int64, types.int64, types.int64, types.float32[::1]), nogil=True, cache=True)
+def _decode(side: Any, row: int, columns: int, first: int, out: Any) -> None:
+    """Some numbers of a row: from ``first`` on, at a multiple of ``AT_ONCE``."""
     raw, code, table, factor = side
-    columns = out.size
+    size = out.size
     if code == INT8:
-        signed = raw.view(np.int8)[row * columns : (row + 1) * columns]
-        for i in range(columns):
+        at = row * columns + first
+        signed = raw.view(np.int8)[at : at + size]
+        for i in range(size):
             out[i] = signed[i]
     elif code == INT4:
-        packed = raw[row * columns // 2 : (row + 1) * columns // 2]
+        at = (row * columns + first) // 2
+        packed = raw[at : at + size // 2]
         for i in range(packed.size):
             out[2 * i] = np.float32(packed[i] & 15 ^ 8) - np.float32(8)
             out[2 * i + 1] = np.float32(packed[i] >> 4 ^ 8) - np.float32(8)
     elif code == INT4_ACROSS:
-        packed, shift = raw[row // 2 * columns : (row // 2 + 1) * columns], np.uint8(4 * (row % 2))
-        for i in range(columns):
+        at = row // 2 * columns + first
+        packed, shift = raw[at : at + size], np.uint8(4 * (row % 2))
+        for i in range(size):
             out[i] = np.float32(packed[i] >> shift & 15 ^ 8) - np.float32(8)
     elif code == BFLOAT16:
-        short, bits = raw.view(np.uint16)[row * columns : (row + 1) * columns], out.view(np.uint32)
-        for i in range(columns):
+        at = row * columns + first
+        short, bits = raw.view(np.uint16)[at : at + size], out.view(np.uint32)
+        for i in range(size):
             bits[i] = np.uint32(short[i]) << np.uint32(16)
     elif code == FLOAT32:
-        out[:] = raw.view(np.float32)[row * columns : (row + 1) * columns]
+        at = row * columns + first
+        out[:] = raw.view(np.float32)[at : at + size]
     elif code == TABLE_ACROSS:
         lanes = table.shape[0]
-        packed = raw[row // lanes * columns : (row // lanes + 1) * columns]
-        for i in range(columns):
+        at = row // lanes * columns + first
+        packed = raw[at : at + size]
+        for i in range(size):
             out[i] = table[row % lanes, packed[i]]
     else:
         lanes = table.shape[0]
-        packed = raw[row * columns // lanes : (row + 1) * columns // lanes]
+        at = (row * columns + first) // lanes
+        packed = raw[at : at + size // lanes]
         for lane in range(lanes):
             for i in range(packed.size):
                 out[lanes * i + lane] = table[lane, packed[i]]
-    for run in range(factor.shape[1]):
+    if factor.shape[1]:
         width = columns // factor.shape[1]
-        scale, part = factor[row, run], out[run * width : (run + 1) * width]
-        for i in range(width):
-            part[i] *= scale
+        for run in range(first // width, (first + size - 1) // width + 1):
+            scale, part = factor[row, run], out[max(run * width - first, 0) : min((run + 1) * width - first, size)]
+            for i in range(part.size):
+                part[i] *= scale
 
 
 @njit(types.UniTuple(types.float64, 2)(types.float32[::1], types.float32[::1], types.float32[::1]), nogil=True, cache=True, fastmath={"reassoc"})
@@ -128,23 +139,26 @@ def compared(signal: Any, other: Any, rows: int, columns: int, same: bool) -> An
 
     A side: bytes, what they hold, its table, and what each row is multiplied by, [rows, runs], or without runs. same: no difference needs a look.
     """
-    one, two, apart = np.empty(columns, np.float32), np.empty(columns, np.float32), np.empty(columns, np.float32)
-    bits = apart.view(np.int32)
+    size = min(columns, AT_ONCE)
+    ours, theirs, differences = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     total, noise, worst, place = 0.0, 0.0, np.int32(0), 0
     for row in range(rows):
-        _decode(signal, row, one)
-        if same:
-            total += _square(one)
-            continue
-        _decode(other, row, two)
-        squares = _squares(one, two, apart)
-        total, noise = total + squares[0], noise + squares[1]
-        # Magnitudes of floats are in the order of their bits.
-        largest = np.int32(0)
-        for i in range(columns):
-            largest = max(largest, np.int32(bits[i] & 0x7FFFFFFF))
-        if largest > worst:
-            worst = largest
-            place = row * columns + np.argmax(np.abs(apart))
-    bits[0] = worst
-    return total, noise, np.float64(apart[0]), place
+        for first in range(0, columns, AT_ONCE):
+            size = min(AT_ONCE, columns - first)
+            one, two, apart = ours[:size], theirs[:size], differences[:size]
+            _decode(signal, row, columns, first, one)
+            if same:
+                total += _square(one)
+                continue
+            _decode(other, row, columns, first, two)
+            squares = _squares(one, two, apart)
+            total, noise = total + squares[0], noise + squares[1]
+            # Magnitudes of floats are in the order of their bits.
+            largest = np.int32(0)
+            for bits in apart.view(np.int32):
+                largest = max(largest, np.int32(bits & 0x7FFFFFFF))
+            if largest > worst:
+                worst = largest
+                place = row * columns + first + np.argmax(np.abs(apart))
+    differences.view(np.int32)[0] = worst
+    return total, noise, np.float64(differences[0]), place
