@@ -16,7 +16,7 @@ from numba import njit, types
 TABLE, TABLE_ACROSS, INT8, INT4, INT4_ACROSS, BFLOAT16, FLOAT32 = range(7)
 """What bytes hold. TABLE: what a table of all bytes says, for each number in a byte; INT4: two numbers of one row in a byte; ACROSS: of two rows."""
 
-AT_ONCE = 2048
+AT_ONCE = 4096
 """Numbers that a loop takes before the next one does: three times so many stay in the cache next to the core."""
 
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
