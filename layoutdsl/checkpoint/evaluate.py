@@ -389,11 +389,11 @@ def _index(expr: Expr, scope: Scope) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """The one sum of an expression that reads an array: over its numbers, each times what other arrays hold. run: so many numbers along the axis of the sum are
-    multiplied by the same; above, below: by these, and by one over these."""
+    """The one sum of an expression that reads an array: over its numbers, each times what other arrays hold. parts: so many sums for each row. run: so many
+    numbers along a row are multiplied by the same; above, below: by these, and by one over these."""
 
     sum: Sum
-    axis: str
+    parts: int
     run: int
     above: tuple[Expr, ...]
     below: tuple[Expr, ...]
@@ -425,7 +425,7 @@ def weighed_sum(body: Expr, entries: Sequence[Entry], name: str, rows: str, scop
     bases = [base for read in others for own_name in reads(read, scope) for base in _bases(scope.held[own_name], inner.axis)]
     same = gcd(inner.ext, *bases)
     run = next(run for run in range(min(same, LONGEST), 0, -1) if same % run == 0)
-    return Weighed(sums[0], inner.axis, run, tuple(factor for factor in above if factor is not own[0]), tuple(below))
+    return Weighed(sums[0], parts, run, tuple(factor for factor in above if factor is not own[0]), tuple(below))
 
 
 def _bases(shape: Shape, axis: str) -> list[int]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod, sqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -45,44 +46,49 @@ class Broken:
     swapped: bool = True
 
 
-@dataclass(slots=True)
-class Equation:
-    """One invariant over one unit. entries: what the right side is evaluated over, as the left side has it or in digits of the weight's own axis. sum: all that
-    it needs of the weight; None: it does not read the weight, or needs each element. reads: the tensors of the right side."""
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """An equation of a spec for one meaning. entries: what the right side is evaluated over, as the left side has it or in digits of the weight's own axis.
+    reads: the tensors of the right side. sum: all that it needs of the weight; None: it does not read the weight, or needs each element."""
 
-    unit: Unit
-    meaning: Meaning
     rule: Rule
     left: Index
     right: Expr
     entries: tuple[Entry, ...]
     reads: frozenset[str]
     sum: Weighed | None
+
+
+@dataclass(slots=True)
+class Equation:
+    """An invariant over one unit, block by block."""
+
+    unit: Unit
+    meaning: Meaning
+    invariant: Invariant
     programs: Programs
     broken: Broken = field(default_factory=Broken)
 
     def see(self, first: int, raw: Array, count: int, held: Mapping[str, Array]) -> None:
         """Evaluates it for the next rows of the weight. first: the number of the first; count: of words that hold rows."""
         rows, name = count * self.meaning.packed_rows, self.meaning.weight
-        arrays, key = cut(held, self.meaning, first, rows), (id(self.meaning), id(self.right), count)
-        if self.sum is None:
+        arrays, key = cut(held, self.meaning, first, rows), (id(self.meaning), id(self.invariant), count)
+        weighed = self.invariant.sum
+        if weighed is None:
             reader = self.programs.once((*key, "reader"), lambda: Reader.of(rows_kind(self.meaning, count), self.meaning.row_axis))
             numbers = reader(raw, np.float64)
             self._compare({**arrays, name: numbers}, first, rows, lambda: {**arrays, name: self._exchanged(numbers)})
             return
-        sums, factor = self.programs.once((*key, "sums"), lambda: self._sums_of(count))
+        sums, factor = self.programs.once((*key, "sums"), partial(self._sums_of, weighed, count))
         factors = factor(arrays)
         found = sums(raw, factors)
         self._compare({**arrays, **_sums(found)}, first, rows, lambda: {**arrays, **_sums(sums.added(self._exchanged(sums.sums(raw)), factors))})
 
-    def _sums_of(self, count: int) -> tuple[WeighedSums, Run]:
+    def _sums_of(self, weighed: Weighed, count: int) -> tuple[WeighedSums, Run]:
         """What adds up so many rows, and what says by what the numbers are multiplied."""
-        assert self.sum is not None
         meaning, rows = self.meaning, count * self.meaning.packed_rows
-        scope = meaning.scope(rows, memory="weights")
-        (inner,) = [scope.loop(digit) for entry in self.sum.sum.entries if (digit := scope.context.digit(entry)) is not None]
-        parts, kernels = scope.extents[self.sum.axis] // inner.ext, self.programs.kernels
-        return WeighedSums.of(rows_kind(meaning, count), meaning.row_axis, self.sum.run, parts, kernels), weights(self.sum, self.entries, rows, scope)
+        sums = WeighedSums.of(rows_kind(meaning, count), meaning.row_axis, weighed.run, weighed.parts, self.programs.kernels)
+        return sums, weights(weighed, self.invariant.entries, rows, meaning.scope(rows, memory="weights"))
 
     def _exchanged(self, array: Array) -> Array:
         """The rows of every word in the other order."""
@@ -97,8 +103,8 @@ class Equation:
 
     def _compare(self, arrays: Mapping[str, Array], first: int, rows: int, swapped: Callable[[], Mapping[str, Array]] | None) -> None:
         """swapped: the same arrays if the rows of every word lay in the other order."""
-        found = self._run(self.left, arrays, rows)
-        wanted = self._run(self.right, arrays, rows)
+        found = self._run(self.invariant.left, arrays, rows)
+        wanted = self._run(self.invariant.right, arrays, rows)
         difference = np.abs(found - wanted)
         self.broken.total += found.size
         allowed = self._exactly(found, wanted)
@@ -122,7 +128,7 @@ class Equation:
         return 2 * self._unit(self.name) * np.abs(found) + 2 * FLOAT32 * np.abs(wanted)
 
     def _run(self, body: Expr, arrays: Mapping[str, Array], rows: int, *, of: str = SUM, absolute: bool = False) -> Array:
-        entries = self.left.entries if body is self.left else self.entries
+        entries = self.invariant.left.entries if body is self.invariant.left else self.invariant.entries
         key = (id(self.meaning), id(body), rows, of, absolute)
         run = self.programs.once(key, lambda: program(body, entries, self._scope(rows, of=of, absolute=absolute)))
         result: Array = run(arrays).copy()
@@ -130,22 +136,22 @@ class Equation:
 
     def _scope(self, rows: int, *, of: str = SUM, absolute: bool = False) -> Scope:
         """What both sides read for so many rows. of: what the sum over the weight is, or bounds it."""
-        sums = {id(self.sum.sum): of} if self.sum is not None else {}
+        sums = {id(self.invariant.sum.sum): of} if self.invariant.sum is not None else {}
         return self.meaning.scope(rows if self.meaning.row_axis else None, sums=sums, absolute=absolute, memory="invariant")
 
     def _rounding(self, arrays: Mapping[str, Array], rows: int) -> Any:
         """What rounding may do: to the factors, each by half of its last digit; and to a sum of so many terms in float32."""
-        factors, name = 2 * sum(self._unit(name) for name in self.reads), self.meaning.weight
+        factors, name = 2 * sum(self._unit(name) for name in self.invariant.reads), self.meaning.weight
         if not self.weight:
-            return factors * self._run(self.right, arrays, rows, absolute=True)
+            return factors * self._run(self.invariant.right, arrays, rows, absolute=True)
         terms = 4 * FLOAT32 * sqrt(prod(self.meaning.held[name].counts) / max(self.meaning.rows, 1))
-        if self.sum is not None:
-            first = factors * self._run(self.right, arrays, rows, of=TERMS, absolute=True)
-            return first + terms * self._run(self.right, arrays, rows, of=MOST, absolute=True)
+        if self.invariant.sum is not None:
+            first = factors * self._run(self.invariant.right, arrays, rows, of=TERMS, absolute=True)
+            return first + terms * self._run(self.invariant.right, arrays, rows, of=MOST, absolute=True)
         kind = ELEMENTS[self.meaning.kinds[name].element]
         largest = float(1 << (kind.bits - 1)) if kind.kind == "int" else float(np.abs(arrays[name]).max(initial=0))
         most = {**arrays, name: np.full_like(arrays[name], largest)}
-        return factors * self._run(self.right, arrays, rows, absolute=True) + terms * self._run(self.right, most, rows, absolute=True)
+        return factors * self._run(self.invariant.right, arrays, rows, absolute=True) + terms * self._run(self.invariant.right, most, rows, absolute=True)
 
     def _unit(self, name: str) -> float:
         """Half of the last digit of what the file holds, relative."""
@@ -153,12 +159,12 @@ class Equation:
         return 2.0 ** -(element.mantissa + 1) if element.kind == "float" and element.bits >= 16 else 0.0
 
     def _holds(self, arrays: Mapping[str, Array], rows: int, found: Array) -> bool:
-        wanted = self._run(self.right, arrays, rows)
+        wanted = self._run(self.invariant.right, arrays, rows)
         return not (np.abs(wanted - found) > self._exactly(found, wanted) + self._rounding(arrays, rows)).any()
 
     def _stored_place(self, place: Any, first: int) -> tuple[int, ...]:
         """The index in the whole left side, without the axis of experts."""
-        digits = [digit for entry in self.left.entries if (digit := self.meaning.context.digit(entry)) is not None]
+        digits = [digit for entry in self.invariant.left.entries if (digit := self.meaning.context.digit(entry)) is not None]
         found = []
         for digit, index in zip(digits, place):
             if digit.axis in self.meaning.expert_axes:
@@ -170,19 +176,19 @@ class Equation:
     @property
     def weight(self) -> bool:
         """Does it read the weight."""
-        return self.meaning.weight in self.reads
+        return self.meaning.weight in self.invariant.reads
 
     @property
     def obstacle(self) -> str:
         """What neither side can be evaluated in blocks for; "" where both can, as in every bundled spec."""
-        return self.programs.once((id(self.meaning), id(self.rule), "obstacle"), self._try)
+        return self.programs.once((id(self.meaning), id(self.invariant.rule), "obstacle"), self._try)
 
     def _try(self) -> str:
         try:
-            for side, entries in ((self.left, self.left.entries), (self.right, self.entries)):
+            for side, entries in ((self.invariant.left, self.invariant.left.entries), (self.invariant.right, self.invariant.entries)):
                 program(side, entries, self._scope(self.meaning.rows))
-            if self.sum is not None:
-                weights(self.sum, self.entries, self.meaning.rows, self.meaning.scope())
+            if self.invariant.sum is not None:
+                weights(self.invariant.sum, self.invariant.entries, self.meaning.rows, self.meaning.scope())
         except Unsupported as error:
             return str(error)
         return ""
@@ -191,7 +197,7 @@ class Equation:
 
     @property
     def name(self) -> str:
-        return self.meaning.context.member.expand(self.left.name)
+        return self.meaning.context.member.expand(self.invariant.left.name)
 
     @property
     def tensor(self) -> StoredTensor:
@@ -199,7 +205,7 @@ class Equation:
 
     @property
     def text(self) -> str:
-        return self.meaning.context.member.expand(self.rule.expr.span.text)
+        return self.meaning.context.member.expand(self.invariant.rule.expr.span.text)
 
     def unchecked(self) -> Diagnostic:
         """That nobody looked."""
@@ -222,29 +228,18 @@ def _sums(found: Array) -> dict[str, Array]:
     return dict(zip((SUM, TERMS, MOST), found))
 
 
-class Found(NamedTuple):
-    """An invariant of one meaning: see ``Equation``."""
-
-    rule: Rule
-    left: Index
-    right: Expr
-    entries: tuple[Entry, ...]
-    reads: frozenset[str]
-    sum: Weighed | None
-
-
-def equations(unit: Unit, meaning: Meaning, rules: Sequence[Found], programs: Programs) -> list[Equation]:
+def equations(unit: Unit, meaning: Meaning, rules: Sequence[Invariant], programs: Programs) -> list[Equation]:
     """The invariants of one unit. rules: :func:`rules_of` its meaning."""
-    return [Equation(unit, meaning, *rule, programs) for rule in rules]
+    return [Equation(unit, meaning, rule, programs) for rule in rules]
 
 
-def held_by(rules: Iterable[Found], meaning: Meaning) -> frozenset[str]:
+def held_by(rules: Iterable[Invariant], meaning: Meaning) -> frozenset[str]:
     """The tensors that these read besides the weight."""
     names = {name for rule in rules for name in (meaning.context.member.expand(rule.left.name), *rule.reads)}
     return frozenset(names - {meaning.weight})
 
 
-def rules_of(meaning: Meaning) -> Iterator[Found]:
+def rules_of(meaning: Meaning) -> Iterator[Invariant]:
     """The invariants that hold here and whose tensors are all stored."""
     scope = meaning.scope()
     for rule in meaning.plan.document.invariants:
@@ -257,7 +252,7 @@ def rules_of(meaning: Meaning) -> Iterator[Found]:
                 needed = frozenset(reads(right, scope))
                 reads_rows = meaning.weight in needed and meaning.row_axis
                 sum = weighed_sum(right, entries, meaning.weight, meaning.row_axis, scope) if reads_rows else None
-                yield Found(rule, left, right, entries, needed, sum)
+                yield Invariant(rule, left, right, entries, needed, sum)
 
 
 # ---- digits ---------------------------------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 
 from layoutdsl.checkpoint.decoded import Programs, held_arrays, rows_of
-from layoutdsl.checkpoint.invariants import Found, equations, held_by, rules_of
+from layoutdsl.checkpoint.invariants import Invariant, equations, held_by, rules_of
 from layoutdsl.checkpoint.model import Layer, StoredTensor
 from layoutdsl.checkpoint.plans import Plans
 from layoutdsl.checkpoint.reading import BLOCK, Progress, Work, flat, side_by_side, size_text
@@ -62,9 +62,9 @@ def check_values(
 class _Rules:
     """The invariants of each meaning, found once."""
 
-    _known: dict[int, tuple[Found, ...]] = field(default_factory=dict)
+    _known: dict[int, tuple[Invariant, ...]] = field(default_factory=dict)
 
-    def of(self, meaning: Meaning | None) -> tuple[Found, ...]:
+    def of(self, meaning: Meaning | None) -> tuple[Invariant, ...]:
         if meaning is None:
             return ()
         if id(meaning) not in self._known:
@@ -79,7 +79,7 @@ class _Job:
     tensors: Mapping[str, StoredTensor]
     unit: Unit | None = None
     meaning: Meaning | None = None
-    rules: tuple[Found, ...] = ()
+    rules: tuple[Invariant, ...] = ()
 
     @property
     def largest(self) -> StoredTensor:
